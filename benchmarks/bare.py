@@ -1,7 +1,7 @@
-"""What the hardware can do without a server: a loaded model, forked processes, no HTTP.
+"""The hardware's limit without a server: a loaded model, forked processes, no HTTP.
 
-Run as a process of its own, so that the allocator can be chosen; reads commands from standard
-input and answers each with a line of JSON.
+Run as a process of its own, so that the allocator can be chosen; reads commands from standard input
+and answers each with a line of JSON.
 """
 
 import json
@@ -102,7 +102,7 @@ def _child(model: Any, mode: str, audio: list[bytes], taken: Any, pipe: Connecti
             if number >= times * len(audio):
                 break
             if mode == "new":
-                model._kept.clear()
+                model._free.clear()
             _decode(model, audio[number % len(audio)])
         pipe.send("done")
 

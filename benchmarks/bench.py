@@ -1,17 +1,17 @@
-"""All benchmarks, one after the other, and a report of them: `make bench`.
+"""Run the benchmarks one after the other and write a report: `make bench`.
 
     python benchmarks/bench.py [NAME ...] [--full] [--rounds N] [--compare COMMIT]
                                [--audio DIR] [--report DIR] [--keep]
 
 Without names: what fits into a quarter of an hour on two processors; with --full all of it, which
 takes hours. --compare measures another commit's server beside this one, in the same rounds. --keep
-copies the report to docs/benchmarks.md, once somebody has looked at it.
+copies figures and plots to docs/benchmarks/; `scripts/reference` writes docs/benchmarks.md and the
+tables of the READMEs from them.
 """
 
 import argparse
 import contextlib
 import datetime
-import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import utterances
-from contest import closed_loop, memory, open_loop
-from deaths import deaths
+from contest import closed_loop, open_loop, vosk_memory
+from deaths import vosk_deaths
 from findings import Asked, Finding, LeftOutError
 from growth import growth
 from live import carried
@@ -31,6 +31,7 @@ from mixed import mixed
 from page import ROOT, Section, machine, write
 from processor_time import processor_time
 from squeeze import squeeze
+from whisper import whisper
 
 REPORT = Path(__file__).with_name("report")
 _COUNT, _LONGEST_S = 10, 10.0
@@ -39,41 +40,73 @@ _FULL_COUNT, _FULL_LONGEST_S = 40, 30.0
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A comparison of servers: a section of the report."""
+    """A comparison of servers: a section of the report, which begins with `about`."""
 
     title: str
+    about: str
     run: Callable[[Asked], Finding]
 
 
 BENCHMARKS = {
-    "throughput": Benchmark("Throughput", closed_loop),
-    "latency": Benchmark("Latency against offered load", open_loop),
-    "streams": Benchmark("Live streams", carried),
-    "memory": Benchmark("Memory over workers", memory),
-    "squeeze": Benchmark("A memory squeeze", squeeze),
-    "deaths": Benchmark("Killed workers", deaths),
-    "growth": Benchmark("Growth over requests", growth),
-    "mixed": Benchmark("Long recordings", mixed),
-    "processor": Benchmark("Where the processor's time goes", processor_time),
+    "throughput": Benchmark(
+        "Throughput",
+        "Seconds of audio transcribed per second, with eight clients that never pause.",
+        closed_loop,
+    ),
+    "latency": Benchmark(
+        "Latency against offered load",
+        "How long requests take that arrive at random, below and above a server's throughput.",
+        open_loop,
+    ),
+    "streams": Benchmark(
+        "Live streams", "How many live streams receive their results in time.", carried
+    ),
+    "memory": Benchmark(
+        "Memory over workers",
+        "Memory after all files were transcribed, for several numbers of workers.",
+        vosk_memory,
+    ),
+    "squeeze": Benchmark(
+        "A memory squeeze", "Answers and OOM kills when memory becomes short.", squeeze
+    ),
+    "deaths": Benchmark(
+        "Killed workers",
+        "Requests lost, and the time to recover, when processes are killed under load.",
+        vosk_deaths,
+    ),
+    "growth": Benchmark("Growth over requests", "Memory while requests are answered.", growth),
+    "mixed": Benchmark(
+        "Long recordings", "A long recording and short files at the same time.", mixed
+    ),
+    "whisper": Benchmark(
+        "Whisper",
+        "Whisper base in several servers: the same weights with 8 bits, one thread per request.",
+        whisper,
+    ),
+    "processor": Benchmark(
+        "Processor time", "Milliseconds of one processor per second of audio.", processor_time
+    ),
 }
 
 SCRIPTS = {
-    "engines": "one model, three ways",
-    "serving": "the server over the bare limit",
-    "stream-details": "live streams, closer",
+    "engines": "one model, loaded in three ways",
+    "serving": "the server beside the decoder alone",
+    "stream-details": "live streams in detail",
     "restarts": "upgrades under load",
-    "guard": "the guard against the kernel",
+    "guard": "the guard and the OOM killer",
     "hostile": "ten thousand malformed files and bodies",
     "soak": "everything at once",
 }
-"""The scripts beside this one, which print their own tables: by name, in `--full`."""
+"""Scripts that print their own tables, which `--full` runs too."""
 
 _SCRIPT_FILES = {"stream-details": "streams.py"}
 
 
 def main() -> None:
-    """All that was asked for; exit status 1 if one of them failed."""
+    """Run all that was asked for. The exit status is 1 if one of them failed."""
     asked = _arguments()
+    if asked.keep and asked.names:
+        sys.exit("--keep needs a run of all benchmarks: name none")
     names = asked.names or list(BENCHMARKS)
     if asked.full and not asked.names:
         names += list(SCRIPTS)
@@ -97,11 +130,13 @@ def main() -> None:
             passed = time.monotonic() - began
             print(f"[{number}/{len(names)}] {name}, after {passed:.0f} s", file=sys.stderr)
             sections.append(_one(name, given))
+            for target in sections[-1].finding.targets:
+                print(f"    {target}", file=sys.stderr)
             write(asked.report, facts, sections)
     print(f"{asked.report / 'index.html'}, after {time.monotonic() - began:.0f} s")
     if asked.keep:
         _keep(asked.report)
-    sys.exit(any(one.failed.startswith("it failed") for one in sections))
+    sys.exit(any(one.failed.startswith("failed") for one in sections))
 
 
 def _arguments() -> argparse.Namespace:
@@ -110,12 +145,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*BENCHMARKS, *SCRIPTS, []],
                         help=f"of {', '.join([*BENCHMARKS, *SCRIPTS])}")  # fmt: skip
-    parser.add_argument("--full", action="store_true", help="all of them, as long as it takes")
+    parser.add_argument("--full", action="store_true", help="all of them, which takes hours")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--compare", metavar="COMMIT", default="")
     parser.add_argument("--audio", type=Path, help="directory of 16 kHz mono WAV files")
     parser.add_argument("--report", type=Path, default=REPORT)
-    parser.add_argument("--keep", action="store_true", help="copy it to docs/benchmarks.md")
+    parser.add_argument("--keep", action="store_true", help="copy it to docs/benchmarks/")
     return parser.parse_args()
 
 
@@ -123,29 +158,28 @@ def _one(name: str, asked: Asked) -> Section:
     began = time.monotonic()
     finding, failed, output = Finding(), "", ""
     if name in BENCHMARKS:
-        title, about = BENCHMARKS[name].title, BENCHMARKS[name].run.__doc__ or ""
+        title, about = BENCHMARKS[name].title, BENCHMARKS[name].about
         try:
             finding = BENCHMARKS[name].run(asked)
         except LeftOutError as error:
             failed = str(error)
         except Exception as error:  # noqa: BLE001 - the others are still worth their time
-            failed = f"it failed: {type(error).__name__}: {error}"
+            failed = f"failed: {type(error).__name__}: {error}"
     else:
-        title, about = f"{name}: {SCRIPTS[name]}", f"What `{_script(name).name}` prints."
+        title, about = f"{name}: {SCRIPTS[name]}", f"The output of `{_script(name).name}`."
         command = [sys.executable, str(_script(name))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         output = done.stdout
         if done.returncode != 0:
-            failed = f"it failed with {done.returncode}: {done.stderr[-500:]}"
+            failed = f"failed with {done.returncode}: {done.stderr[-500:]}"
     if failed:
         print(f"    {failed}", file=sys.stderr)
-    about = " ".join(about.split())
     return Section(name, title, about, time.monotonic() - began, finding, failed, output)
 
 
 @contextlib.contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
-    """A directory with that commit in it."""
+    """Check a commit out into a directory and remove it at the end."""
     with tempfile.TemporaryDirectory() as directory:
         tree = str(Path(directory) / "tree")
         subprocess.run(["git", "worktree", "add", "--detach", tree, commit], cwd=ROOT, check=True)
@@ -160,17 +194,14 @@ def _script(name: str) -> Path:
 
 
 def _keep(report: Path) -> None:
-    """The page and its pictures, where the documents are."""
+    """Copy the figures and the plots to docs/benchmarks/."""
     pictures = ROOT / "docs" / "benchmarks"
     pictures.mkdir(exist_ok=True)
     for old in pictures.glob("*.png"):
         old.unlink()
-    text = (report / "report.md").read_text()
-    for name in re.findall(r"\]\(([\w-]+\.png)\)", text):
-        shutil.copy(report / name, pictures / name)
-    text = re.sub(r"\]\(([\w-]+\.png)\)", r"](benchmarks/\1)", text)
-    (ROOT / "docs" / "benchmarks.md").write_text(text)
-    shutil.copy(report / "results.json", pictures / "results.json")
+    for plot in report.glob("*.png"):
+        shutil.copy(plot, pictures)
+    shutil.copy(report / "results.json", pictures)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""This server beside those that people would take instead: throughput, latency against offered
-load, memory. A part of `bench.py`.
+"""Comparison of this server with those that people would take instead: throughput, latency against
+offered load, memory. A part of `bench.py`.
 
-All run at once, and are asked one after the other, round by round. In the closed loop eight clients
-ask without a pause. In the open loop requests come at random moments (Poisson), at shares of what
-each did in a short closed loop, whether or not the ones before are answered; past 1 the queue grows
-for as long as it goes on, or the server refuses.
+All run at once, and are measured one after the other, round by round. In the closed loop eight
+clients send without a pause. In the open loop requests come at random moments (Poisson), at shares
+of what each did in a short closed loop, whether or not earlier ones are answered; past 1 the queue
+grows until the end, or the server refuses.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import utterances
 from bare import Bare
 from contestants import (
     THIS,
     Contestant,
+    Start,
     litserve,
     mosec,
     old_shape,
@@ -30,15 +31,16 @@ from server import WORKERS
 from tables import spread
 
 SHARES = (0.5, 0.8, 1.2)
-LIMIT = "the limit"
+LIMIT = "no server"
+"""Forked processes that only decode, as many as a server has workers."""
 _FAST_TIMES = 8
-"""How often those that are quick go through the files in a round, without a pause: once takes them
-half a second, most of it beginning and end."""
+"""Number of times that fast contestants go through the files in a round, without a pause: once
+takes them half a second, most of it beginning and end."""
 
 
 @contextlib.contextmanager
 def everyone(asked: Asked, *, slowest: bool = True) -> Iterator[list[Contestant]]:
-    """All that are compared, this server first."""
+    """Start all contestants, this server first."""
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(this_server())]
         if asked.before is not None:
@@ -82,18 +84,22 @@ def closed_loop(asked: Asked) -> Finding:
         name: [ours / theirs for ours, theirs in zip(rates[THIS], found, strict=True)]
         for name, found in rates.items()
     }
-    finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "this_server_over": ratios})
-    finding.said.append(
-        f"{len(files)} files, {audio_s:.0f} s of audio, {CONCURRENCY} clients, {WORKERS} workers, "
-        f"{asked.rounds} rounds, all servers standing and asked in turn. Ratios are taken round by "
-        "round."
-    )
-    for name, bar in ((LIMIT, 0.95), (threads_name(), 22), ("the old shape", 40)):
-        finding.bar(f"{THIS} over {name}", bar, ratios[name])
+    finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "modelserver_over": ratios})
+    finding.notes += [
+        (
+            f"{len(files)} files with {audio_s:.0f} s of audio, {CONCURRENCY} clients, {WORKERS} "
+            f"workers, {asked.rounds} rounds."
+        ),
+        "All servers run at the same time and receive their requests in turn.",
+        f"`{LIMIT}` is the upper bound: forked processes that decode the files without a server.",
+        "The ratio in the third column is taken round by round.",
+    ]
+    for name, target in ((LIMIT, 0.95), (threads_name(), 22), ("single process", 40)):
+        finding.target(f"{THIS} / {name}", target, ratios[name])
     finding.tables.append(
         Table(
             "",
-            ("", "audio s per s", "this server over it", "95th percentile, s"),
+            ("", "audio s per s", "modelserver / row", "95th percentile of latency, s"),
             [
                 (
                     name,
@@ -109,7 +115,8 @@ def closed_loop(asked: Asked) -> Finding:
 
 
 def open_loop(asked: Asked) -> Finding:
-    """How long requests take when they come at random, below and above what a server can do."""
+    """Measure how long requests take when they come at random, below and above what a server can
+    do."""
     files = asked.short(3.0)
     mean_s = sum(map(utterances.seconds, files)) / len(files)
     count = 200 if asked.full else 12
@@ -144,13 +151,13 @@ def open_loop(asked: Asked) -> Finding:
                 )  # fmt: skip
             lines.append(Line(contestant.name, xs, ys))
             say(", ".join(" ".join(row[1:5]) for row in rows[-len(SHARES) :]) + contestant.name)
-    finding.said.append(
-        f"Clips of at most 3 s ({mean_s:.1f} s on average), at {', '.join(map(str, SHARES))} "
-        "of each server's own rate; "
-        f"{count} requests a point, {8 * count} of {THIS}."
-    )
-    head = ("", "of its own rate", "offered, audio s per s", "median, s", "95th percentile, s",
-            "99th, s", "answered", "not")  # fmt: skip
+    finding.notes += [
+        f"Clips of at most 3 s ({mean_s:.1f} s on average) arrive at random moments.",
+        f"The offered load is {', '.join(map(str, SHARES))} of the throughput of each server.",
+        f"Each row has {count} requests, of {THIS} {8 * count}.",
+    ]
+    head = ("", "share of its throughput", "offered, audio s per s", "median, s",
+            "95th percentile, s", "99th percentile, s", "answered", "failed")  # fmt: skip
     finding.tables.append(Table("", head, rows))
     finding.plots.append(
         Plot(
@@ -166,11 +173,20 @@ def open_loop(asked: Asked) -> Finding:
     return finding
 
 
-def memory(asked: Asked) -> Finding:
-    """What the kernel cannot drop, after all files, over the number of workers."""
+def vosk_memory(asked: Asked) -> Finding:
+    """Measure unreclaimable memory, after all files, over the number of workers."""
+    finding = memory(asked, (this_server, mosec, litserve, prefork, threads))
+    found = finding.raw["anonymous_mb"]
+    at = finding.raw["workers"].index(4)
+    share = found[THIS][at] / found["prefork"][at]
+    finding.target(f"memory of 4 workers, {THIS} / prefork", 0.12, [share], most=True)
+    return finding
+
+
+def memory(asked: Asked, starts: Sequence[Start]) -> Finding:
+    """Measure the anonymous memory of several servers, by their number of workers."""
     files = asked.short(3.0)
     counts = (1, 2, 4, 8) if asked.full else (1, 2, 4)
-    starts = (this_server, mosec, litserve, prefork)
     found: dict[str, list[float]] = {}
     for workers in counts:
         for start in starts:
@@ -178,13 +194,8 @@ def memory(asked: Asked) -> Finding:
                 asyncio.run(closed(contestant, files))
                 found.setdefault(contestant.name, []).append(contestant.memory_mb())
         say(f"{workers} workers: " + ", ".join(f"{n} {mb[-1]:.0f} MB" for n, mb in found.items()))
-    with threads() as contestant:
-        asyncio.run(closed(contestant, files))
-        found[f"{contestant.name} (one process)"] = [contestant.memory_mb()] * len(counts)
     finding = Finding(raw={"workers": counts, "anonymous_mb": found})
-    at = counts.index(4)
-    finding.bar(f"4 workers of {THIS} over prefork", 0.12, [found[THIS][at] / found["prefork"][at]],
-                most=True)  # fmt: skip
+    finding.notes.append("The kernel cannot take anonymous memory back; shared pages count once.")
     finding.tables.append(
         Table(
             "Anonymous memory of all processes, MB",

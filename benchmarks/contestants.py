@@ -1,8 +1,8 @@
 """Servers that people would take instead of this one, each a real one that is started here.
 
-All have the embedded model. "The old shape": one blocking process, a new recogniser for each
+All have the embedded model. "Single process": one blocking process, a new recogniser for each
 request. "Prefork": the same in as many processes as there are workers, each of which has loaded the
-model itself. "Threads": the protocol of the Vosk project's server over WebSockets, with a thread
+model itself. "Thread pool": the protocol of vosk-server over WebSockets, with a thread
 pool and a new recogniser for each connection, re-stated from its documentation; or that server
 itself, where $CONTESTANT_VOSK_SERVER names a checkout of it. MOSEC and LitServe: model servers from
 PyPI, with as many workers, each of which has loaded the model itself, and a new recogniser for each
@@ -33,9 +33,9 @@ import models
 from modelserver.settings import Settings
 
 PIECE_BYTES = utterances.RATE // 5 * 2
-"""What the Vosk project's own clients send at once: a fifth of a second."""
+"""Bytes that the Vosk project's own clients send at once: a fifth of a second."""
 
-THIS = "this server"
+THIS = "modelserver"
 
 _TREE = """
 import os, sys
@@ -44,7 +44,7 @@ from modelserver.__main__ import main
 main()
 """
 RUN_TREE = ("-c", _TREE)
-"""What Python runs for the server of the checkout that $TREE names."""
+"""Arguments with which Python runs the server of the checkout that $TREE names."""
 
 VOSK_SERVER_VARIABLE = "CONTESTANT_VOSK_SERVER"
 
@@ -52,11 +52,12 @@ Ask = Callable[[aiohttp.ClientSession, bytes], Awaitable[str]]
 """Has one file's samples transcribed; its text. Raises what the client sees."""
 
 Enter = Callable[[], None] | None
-"""Called in the server's first process before it begins: into a cgroup, say."""
+"""Function called in the server's first process before it begins, such as one that enters a
+cgroup."""
 
 
 def _loaded(processes: list[psutil.Process]) -> int:
-    """How many of them have a model, by their size."""
+    """Return how many of the processes have a model, by their size."""
     return sum(_rss(process) > 100e6 for process in processes)
 
 
@@ -69,17 +70,17 @@ def _rss(process: psutil.Process) -> int:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One that runs."""
+    """Contestant that runs."""
 
     name: str
     ask: Ask
     pid: int
-    """Of its first process."""
+    """Pid of its first process."""
     url: str = ""
     able_: Callable[[], int] | None = field(default=None, repr=False)
 
     def processes(self) -> list[psutil.Process]:
-        """All of it."""
+        """Return all its processes."""
         try:
             first = psutil.Process(self.pid)
             everyone = [first, *first.children(recursive=True)]
@@ -88,7 +89,7 @@ class Contestant:
         return [one for one in everyone if _alive(one)]
 
     def memory_mb(self) -> float:
-        """What the kernel cannot drop: anonymous memory, shared pages by their share."""
+        """Return the unreclaimable memory: anonymous memory, shared pages by their share."""
         total = 0
         for process in self.processes():
             with contextlib.suppress(OSError):  # one that has just ended
@@ -96,13 +97,13 @@ class Contestant:
         return total / 1e6
 
     def workers(self) -> list[psutil.Process]:
-        """Those that decode: its leaves, if it has children at all."""
+        """Return the processes that decode: its leaves, if it has children at all."""
         everyone = self.processes()
         above = {_parent(one) for one in everyone} | _leaders(everyone)
         return [one for one in everyone if one.pid not in above and _rss(one) > 20e6]
 
     def able(self) -> int:
-        """How many can decode now."""
+        """Return how many can decode now."""
         return self.able_() if self.able_ is not None else _loaded(self.workers())
 
 
@@ -114,7 +115,8 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def _leaders(processes: Sequence[psutil.Process]) -> set[int]:
-    """Of the groups of others: what a worker was forked from, if it is not its parent."""
+    """Return leaders of the groups of others: processes from which a worker was forked, if that is
+    not its parent."""
     leaders = set()
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
@@ -138,7 +140,7 @@ Start = Callable[..., AbstractContextManager[Contestant]]
 
 
 def over_http(url: str) -> Ask:
-    """One WAV file a request."""
+    """Send one WAV file in each request."""
 
     async def ask(session: aiohttp.ClientSession, pcm: bytes) -> str:
         async with session.post(url, data=wav(pcm)) as answer:
@@ -150,7 +152,7 @@ def over_http(url: str) -> Ask:
 
 
 def over_json(url: str) -> Ask:
-    """One WAV file a request, in Base64: what LitServe takes without a form."""
+    """Send one WAV file in each request, in Base64: what LitServe takes without a form."""
 
     async def ask(session: aiohttp.ClientSession, pcm: bytes) -> str:
         document = {"audio": base64.b64encode(wav(pcm)).decode()}
@@ -162,7 +164,7 @@ def over_json(url: str) -> Ask:
 
 
 def over_vosk(url: str) -> Ask:
-    """As the Vosk project's own client does it: a piece, its answer, the next."""
+    """Stream as the Vosk project's own client does: a piece, its answer, the next."""
 
     async def ask(session: aiohttp.ClientSession, pcm: bytes) -> str:
         said = []
@@ -209,9 +211,9 @@ def this_server(
 
 @contextlib.contextmanager
 def old_shape(workers: int = 1, enter: Enter = None) -> Iterator[Contestant]:
-    """One process."""
+    """Start one process."""
     assert workers == 1
-    with prefork(1, enter, "the old shape") as found:
+    with prefork(1, enter, "single process") as found:
         yield found
 
 
@@ -219,7 +221,7 @@ def old_shape(workers: int = 1, enter: Enter = None) -> Iterator[Contestant]:
 def prefork(
     workers: int = WORKERS, enter: Enter = None, name: str = "prefork"
 ) -> Iterator[Contestant]:
-    """So many."""
+    """Start `workers` forked processes."""
     with naive_server(_model(), workers, enter or (lambda: None)) as running:
         ask = over_http(f"http://127.0.0.1:{running.port}/")
         yield Contestant(name, ask, psutil.Process(running.pids[0]).ppid())
@@ -317,8 +319,8 @@ if __name__ == "__main__":
 
 
 def threads_name() -> str:
-    """What `threads` is called here."""
-    return "the Vosk project's server" if VOSK_SERVER_VARIABLE in os.environ else "threads"
+    """Return the name of the contestant `threads` here."""
+    return "vosk-server" if VOSK_SERVER_VARIABLE in os.environ else "thread pool"
 
 
 @contextlib.contextmanager
@@ -355,7 +357,7 @@ def litserve(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant
 def _model_server(
     name: str, program: str, path: str, over: Callable[[str], Ask], workers: int, enter: Enter
 ) -> Iterator[Contestant]:
-    """One whose workers are processes; ready once they have loaded."""
+    """Start a server whose workers are processes; it is ready once they have loaded."""
     port = free_port()
     # A file of its own: workers that are spawned import it again.
     file = utterances.CACHE / f"benchmark-{name.lower()}.py"

@@ -1,13 +1,14 @@
-"""What clients lose when a worker is killed, and how soon there are as many as before. A part of
-`bench.py`."""
+"""Killed workers: requests that clients lose, and the time until as many workers are able as
+before. A part of `bench.py`."""
 
 import asyncio
 import random
 import statistics
 import time
+from collections.abc import Sequence
 
 import psutil
-from contestants import Contestant, Start, litserve, mosec, prefork, this_server, threads
+from contestants import THIS, Contestant, Start, litserve, mosec, prefork, this_server, threads
 from findings import Asked, Finding, Table, say
 from load import Seen, gone, steady
 
@@ -15,9 +16,17 @@ _CLIENTS = 4
 _RECOVERY_S = 15.0
 
 
-def deaths(asked: Asked) -> Finding:
+def vosk_deaths(asked: Asked) -> Finding:
     """SIGKILL to one that decodes, again and again, under load."""
-    kills, starts = (10 if asked.full else 3), (this_server, threads, mosec, litserve, prefork)
+    finding = deaths(asked, (this_server, threads, mosec, litserve, prefork))
+    lost = sum(finding.raw["deaths"][THIS]["lost"].values())
+    finding.target("requests that modelserver lost", 0, [lost], most=True)
+    return finding
+
+
+def deaths(asked: Asked, starts: Sequence[Start]) -> Finding:
+    """Requests lost, and seconds until all can decode again, of several servers."""
+    kills = 10 if asked.full else 3
     files = asked.short(3.0)
     finding, rows = Finding(raw={"deaths": {}}), []
     for start in starts:
@@ -37,15 +46,14 @@ def deaths(asked: Asked) -> Finding:
         say(" | ".join(rows[-1]))
         finding.raw["deaths"][name] = {"lost": seen.failed, "answered": len(seen.took_s),
                                        "back_s": back}  # fmt: skip
-        if start is this_server:
-            finding.bar("requests that this server lost", 0, [lost], most=True)
-    finding.said.append(
-        f"{_CLIENTS} clients without a pause; a process that decodes is killed, up to {kills} "
-        "times. Lost: requests without a right answer. After a server has gone for good nothing "
-        "more is counted."
-    )
-    head = ("", "killed", "requests lost", "answered", "as many as before after, median",
-            "at most")  # fmt: skip
+    finding.notes += [
+        f"{_CLIENTS} clients send requests without a pause.",
+        f"SIGKILL ends a process that decodes, up to {kills} times.",
+        "A request is lost if it receives no right answer.",
+        "Once a server has ended and does not return, counting stops.",
+        "Recovery is the time until as many processes can decode as before.",
+    ]
+    head = ("", "killed", "requests lost", "answered", "recovery, median", "recovery, longest")
     finding.tables.append(Table("", head, rows))
     return finding
 
@@ -72,7 +80,8 @@ async def _one(
 
 
 async def _back(contestant: Contestant, before: int) -> float | None:
-    """Seconds until as many can decode, once one fewer could; None: not in time."""
+    """Return the seconds until as many can decode as before, once one fewer could; None: not in
+    time."""
     killed, fewer = time.monotonic(), False
     while time.monotonic() < killed + _RECOVERY_S:
         try:

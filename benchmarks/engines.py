@@ -92,7 +92,7 @@ def _cold_load(mode: str, common: tuple[str, int, str]) -> dict[str, Any]:
 
 
 def _rounds(bares: dict[str, Bare], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """One round to get warm, then `rounds`, the modes in turn."""
+    """Run one round to get warm, then `rounds`, the modes in turn."""
     results: dict[str, list[dict[str, Any]]] = {mode: [] for mode in bares}
     for number in range(rounds + 1):
         for mode, bare in bares.items():

@@ -1,4 +1,4 @@
-"""What a benchmark found: sentences, tables, plots, and the figures themselves."""
+"""Results of a benchmark: sentences, tables, plots and all figures."""
 
 import statistics
 import sys
@@ -12,9 +12,8 @@ import utterances
 
 @dataclass(frozen=True)
 class Asked:
-    """What all benchmarks are told. `full`: take as long as it takes; `audio`: a directory of
-    16 kHz mono WAV files; `before`: a checkout of another commit to measure beside this one, and
-    what to call it."""
+    """Options of a run. `full`: take hours; `audio`: a directory of 16 kHz mono WAV files;
+    `before`: a checkout of another commit to measure beside this one, and its name."""
 
     full: bool
     rounds: int
@@ -23,17 +22,17 @@ class Asked:
     before_name: str = ""
 
     def files(self) -> list[bytes]:
-        """The longest first, so that at the end of a round nobody waits long for the last one."""
+        """Return the longest first, so that the last one of a round is short."""
         return sorted(utterances.utterances(self.audio, 10_000), key=len, reverse=True)
 
     def short(self, longest_s: float) -> list[bytes]:
-        """Those files, each no longer than that."""
+        """Return the files, each cut to that length."""
         return [pcm[: int(longest_s * utterances.RATE) * 2] for pcm in self.files()]
 
 
 @dataclass(frozen=True)
 class Table:
-    """As it is printed."""
+    """A table of a report, with texts in its cells."""
 
     title: str
     head: Sequence[str]
@@ -42,7 +41,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot."""
+    """A line in a plot."""
 
     name: str
     x: Sequence[float]
@@ -51,7 +50,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """`name`: of its file; `marks`: moments along x, with what happened then."""
+    """A plot in a file called `name`. `marks`: moments along x, each with a text."""
 
     name: str
     title: str
@@ -66,33 +65,35 @@ class Plot:
 
 @dataclass
 class Finding:
-    """`said`: sentences; `raw`: all figures, as JSON can have them."""
+    """The result of a benchmark: sentences about it (`notes`), tables, plots, and all figures
+    (`raw`). `targets` are for the console: the report has figures only."""
 
-    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
 
-    def bar(self, what: str, wanted: float, found: Sequence[float], *, most: bool = False) -> None:
-        """Whether a bar is met by the median."""
+    targets: list[str] = field(default_factory=list)
+
+    def target(
+        self, name: str, wanted: float, found: Sequence[float], *, most: bool = False
+    ) -> None:
+        """Note whether the median reaches what the developers aim at."""
         if not found:
-            self.said.append(f"{what}: not measured (bar: {wanted:g}).")
+            self.targets.append(f"{name}: not measured (target {wanted:g})")
             return
         middle = statistics.median(found)
         met = middle <= wanted if most else middle >= wanted
-        self.said.append(
-            f"{what}: {middle:.3g}; the bar is {'at most' if most else 'at least'} {wanted:g}: "
-            f"{'met' if met else 'not met'}."
-        )
-        self.raw.setdefault("bars", []).append(
-            {"what": what, "wanted": wanted, "found": list(found), "met": met}
+        self.targets.append(
+            f"{name}: {middle:.3g} (target: at {'most' if most else 'least'} {wanted:g}, "
+            f"{'met' if met else 'not met'})"
         )
 
 
 class LeftOutError(Exception):
-    """What a benchmark needs is not to be had here."""
+    """A benchmark cannot run here; the message says what it needs."""
 
 
 def say(text: str) -> None:
-    """Progress."""
+    """Print progress to standard error."""
     print(f"    {text}", file=sys.stderr, flush=True)

@@ -31,8 +31,8 @@ def growth(asked: Asked) -> Finding:
             say(" | ".join(rows[-1]))
             lines.append(Line(contestant.name, xs, ys))
             finding.raw["growth"][contestant.name] = {"requests": xs, "anonymous_mb": ys}
-    finding.said.append("Clips of one second, eight at a time.")
-    head = ("", "requests", "before, MB", "half-way, MB", "after, MB")
+    finding.notes.append("Eight clients send clips of one second.")
+    head = ("", "requests", "before, MB", "halfway, MB", "after, MB")
     finding.tables.append(Table("", head, rows))
     finding.plots.append(
         Plot("growth", "Memory over requests", "requests", "MB of anonymous memory", lines)

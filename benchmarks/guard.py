@@ -23,7 +23,7 @@ import psutil
 import utterances
 from parts import (
     MB,
-    NOBODY,
+    ORDINARY_USER,
     TESTS,
     MemoryCgroup,
     RemotePool,
@@ -48,7 +48,7 @@ COST_S = 20.0
 
 
 def naive(clips: list[bytes]) -> list[str]:
-    """A server of the old shape."""
+    """Measure a server of several processes that each load the model."""
     model = find_model(Settings()).directory
     with memory_cgroup(LIMIT) as group, naive_server(model, 2, group.enter) as server_:
         ends: Counter[str] = Counter()
@@ -68,7 +68,7 @@ def naive(clips: list[bytes]) -> list[str]:
 
 
 def ours(form: str, clips: list[bytes]) -> list[str]:
-    """The same limit and load."""
+    """Measure this server under the same limit and load."""
     with (
         memory_cgroup(LIMIT) as group,
         server(form, before_exec=group.enter, MODELSERVER_DEBUG_WARMUP="none") as running,
@@ -85,7 +85,7 @@ def convert(running: RunningServer, clip: bytes) -> str:
 
 
 def leak(rate: int | None) -> list[str]:
-    """A worker that leaks until it is ended, twice, beside one that works."""
+    """Measure a worker that leaks until it is ended, twice, beside one that works."""
     with memory_cgroup(500 * MB) as group, remote_pool(group.enter) as pool:
         other = pool.ask(run={"do": "steps", "count": 200, "step_s": 0.01})
         refused = pool.run(do="leak", bytes=5000 * MB, rate=rate)
@@ -97,7 +97,7 @@ def leak(rate: int | None) -> list[str]:
 
 
 def visit() -> list[str]:
-    """A neighbour that takes memory and gives it back."""
+    """Measure a neighbour that takes memory and gives it back."""
     with (
         memory_cgroup(400 * MB) as group,
         remote_pool(group.enter) as pool,
@@ -115,7 +115,7 @@ def visit() -> list[str]:
 
 
 def squeezed(user: int | None) -> list[str]:
-    """The limit is lowered under a worker's feet, to less than its job needs."""
+    """Measure a limit that is lowered while a worker works, to less than its job needs."""
     with tempfile.TemporaryDirectory() as temporary, memory_cgroup(500 * MB) as group:
         marker = Path(temporary) / "marker"
         marker.parent.chmod(0o777)
@@ -133,7 +133,7 @@ def squeezed(user: int | None) -> list[str]:
 
 
 def burst() -> list[str]:
-    """500 uploads of two minutes of silence at once, where there are places for 6."""
+    """Measure 500 uploads of two minutes of silence at once, where there are slots for 6."""
     with (
         tempfile.TemporaryDirectory(dir="/var/tmp") as directory,
         memory_cgroup(700 * MB) as group,
@@ -164,7 +164,7 @@ def burst() -> list[str]:
 
 
 def swapped() -> list[str]:
-    """A small cgroup with swap: the kernel swaps a leak out instead of killing."""
+    """Measure a small cgroup with swap: the kernel swaps a leak out instead of killing."""
     with (
         tempfile.TemporaryDirectory(dir="/var/tmp") as directory,
         swap_file(Path(directory) / "swap", 256 * MB),
@@ -194,8 +194,8 @@ def level_after(pool: RemotePool) -> str:
 
 
 def watching() -> list[list[str]]:
-    """The supervisor's processor time in a pool of two workers of 300 MB, in percent of one core:
-    with the guard's eyes shut, open, and open near the limit while both workers have a job."""
+    """Measure the supervisor's processor time in a pool of two workers of 300 MB, in percent of one
+    core: with the guard's looks off, on, and on near the limit while both workers have a job."""
     rows = []
     for name, options in (
         ("idle, not watched", {"watch": False, "wait": False}),
@@ -218,7 +218,7 @@ def watching() -> list[list[str]]:
 
 
 def cost() -> list[list[str]]:
-    """The supervisor's processor time, all that it does included, in percent of one core."""
+    """Measure the supervisor's processor time for everything it does, in percent of one core."""
     rows = []
     for name, limit in (("plenty of memory", None), ("340 MB", 340 * MB)):
         with limited(limit) as enter, server("prepared", before_exec=enter) as running:
@@ -276,7 +276,7 @@ def main() -> None:
         clips = [wav(pcm) for pcm in utterances.utterances(None, 24)]
         rows = [naive(clips), ours("plain", clips), ours("prepared", clips)]
         rows += [leak(50 * MB), leak(1000 * MB), leak(None), visit()]
-        rows += [squeezed(None), squeezed(NOBODY), burst(), swapped(), set_limit()]
+        rows += [squeezed(None), squeezed(ORDINARY_USER), burst(), swapped(), set_limit()]
         print(table(["what", "result", "OOM kills by the kernel's count"], rows))
     if not options.skip_cost:
         head = ["a pool's supervisor, % of one core", "processor time", "left"]

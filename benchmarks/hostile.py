@@ -42,7 +42,7 @@ DEADLINE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request: what it is, and what is sent."""
+    """Attempt with one request: a description, and what is sent."""
 
     what: str
     body: bytes
@@ -52,7 +52,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of all of them. Bytes and seconds."""
+    """Outcome of all attempts. Bytes and seconds."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def attempts(count: int, seed: int) -> Iterator[Attempt]:
-    """So many, always the same for a seed."""
+    """Yield `count` attempts, always the same for a seed."""
     generator = random.Random(seed)
     pcm = decode_clip(clips_for("ko")[2], 16_000)[:64_000]
     good = {kind: encoded(pcm, kind) for kind in (*LOSSLESS, *LOSSY)}
@@ -314,7 +314,7 @@ HEAVY: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Heavy:
-    """What came of one of them. `grown_bytes`: by how much the supervisor held more, at the most,
+    """Outcome of a heavy attempt. `grown_bytes`: by how much the supervisor held more, at most,
     while four were sent at once."""
 
     status: int
@@ -339,13 +339,14 @@ def run_heavy(server: RunningServer, what: str) -> Heavy:
 
 
 def _anonymous_bytes(server: RunningServer) -> int:
-    """What the supervisor holds itself; spools are files, with bounds of their own."""
+    """Return the bytes that the supervisor holds itself; spools are files, with bounds of their
+    own."""
     status = Path(f"/proc/{server.pid}/status").read_text()
     return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
 
 def _send_in_pieces(server: RunningServer, body: bytes, headers: dict[str, str]) -> int:
-    """The status of the answer."""
+    """Send a body in pieces; return the status of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     try:
         pieces = (body[at : at + 60_000] for at in range(0, len(body), 60_000))
@@ -421,7 +422,7 @@ def main() -> None:
     flags = [] if asked.model is None else [f"--model={Path(asked.model).absolute()}"]
     with (
         tempfile.TemporaryDirectory() as directory,
-        start_server(Path(directory), *flags, MODELSERVER_DEBUG_WARMUP="none") as server,
+        start_server(Path(directory), *flags) as server,
     ):
         server.wait_whole()
         for attempt in attempts(200, 0):  # as it is after a while

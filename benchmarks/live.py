@@ -1,5 +1,6 @@
-"""How many people can speak at once: live streams at the pace of speech, beside the Vosk project's
-protocol as its own server does it. A part of `bench.py`; `streams.py` looks closer at ours."""
+"""Number of people who can speak at once: live streams at the pace of speech, beside the Vosk
+project's protocol as its own server does it. A part of `bench.py`; `streams.py` looks closer at
+ours."""
 
 import asyncio
 import statistics
@@ -7,16 +8,16 @@ import statistics
 import utterances
 from contestants import THIS, Contestant, this_server, threads
 from findings import Asked, Finding, Line, Plot, Table, say
-from streams import Heard, many
+from streams import Timings, many
 from tables import percentile
 
 IN_TIME_S = 0.5
-"""What 95 of 100 results may be late by at most, for the streams to count as carried."""
+"""Seconds by which 95 of 100 results may be late, for the streams to count as carried."""
 _RATIO = 12
 
 
 def carried(asked: Asked) -> Finding:
-    """The most streams whose results come in time; the first word and the last."""
+    """Find the most streams whose results come in time; report the first word and the last."""
     seconds = 20.0 if asked.full else 10.0
     spoken = asked.files()
     length = int(seconds * utterances.RATE) * 2
@@ -31,51 +32,51 @@ def carried(asked: Asked) -> Finding:
         for contestant, counts in plan:
             late = []
             for count in counts:
-                heard = asyncio.run(many(contestant.url, count, audio))
-                rows.append(_row(contestant, count, heard))
+                timings = asyncio.run(many(contestant.url, count, audio))
+                rows.append(_row(contestant, count, timings))
                 say(" | ".join(rows[-1]))
-                p95 = percentile(heard.late_s or [0.0], 0.95)
-                taken = count - heard.refused - heard.broken
+                p95 = percentile(timings.late_s or [0.0], 0.95)
+                taken = count - timings.refused - timings.broken
                 late.append((taken, p95))
-                if p95 <= IN_TIME_S and not heard.broken:
+                if p95 <= IN_TIME_S and not timings.broken:
                     most[contestant.name] = max(most.get(contestant.name, 0), taken)
                 finding.raw["streams"].setdefault(contestant.name, []).append(
                     {"asked": count, "taken": taken, "p95_late_s": p95,
-                     "median_late_s": statistics.median(heard.late_s or [0.0]),
-                     "first_word_s": heard.first_s, "last_result_s": heard.last_s}
+                     "median_late_s": statistics.median(timings.late_s or [0.0]),
+                     "first_word_s": timings.first_s, "last_result_s": timings.last_s}
                 )  # fmt: skip
             taken_of, late_of = zip(*sorted(late), strict=True)
             lines.append(Line(contestant.name, taken_of, late_of))
-    finding.said.append(
-        f"Streams of {seconds:g} s, a fifth of a second at a time; a result is late by the time "
-        f"from the sending of its piece. In time: 95 of 100 within {IN_TIME_S:g} s. Ours refuses "
-        "what it could not carry, theirs takes everyone. All of ours' workers may have streams "
-        "(`streams.share = 1`)."
-    )
     names = [theirs.name, THIS]
-    finding.said.append(
-        "Carried in time: " + ", ".join(f"{name} {most.get(name, 0)}" for name in names) + "."
-    )
+    finding.notes += [
+        f"Each client sends {seconds:g} s of speech at the pace of speech, 0.2 s in a message.",
+        "The delay of a result is counted from the message that it belongs to.",
+        f"Streams are in time if 95 % of the results have a delay of at most {IN_TIME_S:g} s.",
+        f"{THIS} rejects streams that it cannot carry; `{theirs.name}` accepts all.",
+        "All workers may carry streams (`streams.share = 1`).",
+        "In time: " + ", ".join(f"{most.get(name, 0)} ({name})" for name in names) + ".",
+    ]
     least = most.get(theirs.name, 0)
-    finding.bar("live streams over theirs", _RATIO, [most.get(THIS, 0) / least] if least else [])
-    head = ("", "streams", "refused", "broken", "late, median, ms", "95th percentile, ms",
+    carried_by_both = [most.get(THIS, 0) / least] if least else []
+    finding.target(f"live streams, {THIS} / {theirs.name}", _RATIO, carried_by_both)
+    head = ("", "streams", "rejected", "broken", "delay, median, ms", "delay, 95th percentile, ms",
             "first word, ms", "last result after the end, ms")  # fmt: skip
     finding.tables.append(Table("", head, rows))
     finding.plots.append(
-        Plot("streams", "Lateness of results over live streams", "streams taken",
+        Plot("streams", "Delay of results over live streams", "streams taken",
              "95th percentile, seconds", lines, log_x=True, log_y=True)
     )  # fmt: skip
     return finding
 
 
-def _row(contestant: Contestant, count: int, heard: Heard) -> tuple[str, ...]:
+def _row(contestant: Contestant, count: int, timings: Timings) -> tuple[str, ...]:
     return (
         contestant.name,
         str(count),
-        str(heard.refused),
-        str(heard.broken),
-        f"{1000 * statistics.median(heard.late_s or [0.0]):.0f}",
-        f"{1000 * percentile(heard.late_s or [0.0], 0.95):.0f}",
-        f"{1000 * statistics.median(heard.first_s or [0.0]):.0f}",
-        f"{1000 * statistics.median(heard.last_s or [0.0]):.0f}",
+        str(timings.refused),
+        str(timings.broken),
+        f"{1000 * statistics.median(timings.late_s or [0.0]):.0f}",
+        f"{1000 * percentile(timings.late_s or [0.0], 0.95):.0f}",
+        f"{1000 * statistics.median(timings.first_s or [0.0]):.0f}",
+        f"{1000 * statistics.median(timings.last_s or [0.0]):.0f}",
     )

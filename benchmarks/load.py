@@ -19,7 +19,7 @@ _REFUSED_S = 0.2
 
 @dataclass
 class Seen:
-    """What the clients of one round saw; seconds."""
+    """Times that the clients of one round saw, in seconds."""
 
     took_s: list[float] = field(default_factory=list)
     failed: dict[str, int] = field(default_factory=dict)
@@ -28,18 +28,18 @@ class Seen:
 
     @property
     def lost(self) -> int:
-        """How many had no answer."""
+        """Number of requests without an answer."""
         return sum(self.failed.values())
 
     def percentile(self, share: float) -> float:
-        """Of the answered ones."""
+        """Return a percentile of the answered requests."""
         return percentile(self.took_s, share)
 
 
 async def one(
     contestant: Contestant, session: aiohttp.ClientSession, pcm: bytes, seen: Seen
 ) -> bool:
-    """One request; whether it was answered."""
+    """Send one request; return whether it was answered."""
     began = time.monotonic()
     seen.begun += 1
     try:
@@ -57,14 +57,14 @@ async def one(
 
 
 def session() -> aiohttp.ClientSession:
-    """A new connection for each request, as many as there are."""
+    """Open a session with a new connection for each request, without a limit."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
 
 
 async def closed(
     contestant: Contestant, files: Sequence[bytes], concurrency: int = CONCURRENCY
 ) -> Seen:
-    """Each file once, so many at a time."""
+    """Send each file once, `concurrency` at a time."""
     seen, left = Seen(), iter(files)
 
     async def client(connections: aiohttp.ClientSession) -> None:
@@ -85,7 +85,7 @@ async def steady(
     seen: Seen,
     concurrency: int,
 ) -> None:
-    """So many clients, again and again, until it is over; one who is refused waits a moment."""
+    """Run `concurrency` clients until `over`; a client that is refused waits a moment."""
     began = time.monotonic()
 
     async def client(connections: aiohttp.ClientSession, number: int) -> None:
@@ -101,7 +101,8 @@ async def steady(
 
 
 async def gone(clients: "asyncio.Task[None]", seen: Seen, patience_s: float) -> None:
-    """The clients have so long to end; who then still waits for an answer has none."""
+    """Wait for the clients to end; a client that still waits for an answer after `patience_s` has
+    none."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(clients), patience_s)
     if not clients.done():
@@ -113,7 +114,7 @@ async def gone(clients: "asyncio.Task[None]", seen: Seen, patience_s: float) -> 
 async def offered(
     contestant: Contestant, files: Sequence[bytes], a_second: float, count: int, seed: int = 1
 ) -> Seen:
-    """So many requests, at random moments (Poisson), so many a second."""
+    """Send `count` requests, at random moments (Poisson), `a_second` per second."""
     seen, chance = Seen(), random.Random(seed)
     async with session() as connections:
         began = time.monotonic()

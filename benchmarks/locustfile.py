@@ -1,5 +1,5 @@
 """Load for locust: people who send files of several lengths, programs that use OpenAI's API, live
-speakers, jobs, and somebody who watches. Name a class to have only that:
+speakers, jobs, and a monitoring client. Name a class to have only that:
 
     locust -f benchmarks/locustfile.py --host http://127.0.0.1:8091 Speaker Talker
 
@@ -79,7 +79,7 @@ class Speaker(HttpUser):
 
 
 class Steady(HttpUser):
-    """One file after the other, without a pause, on a connection that is kept."""
+    """Client that sends one file after the other, without a pause, on a reused connection."""
 
     weight = int("Steady" in sys.argv)  # only where it is named
     wait_time = constant(0)
@@ -136,7 +136,7 @@ class Talker(User):
 
     @contextmanager
     def _measured(self, name: str) -> Iterator[None]:
-        """One figure of locust's."""
+        """Record one of locust's figures."""
         began, error = time.perf_counter(), None
         try:
             yield

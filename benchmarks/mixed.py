@@ -12,7 +12,7 @@ from tables import spread
 
 
 def mixed(asked: Asked) -> Finding:
-    """How long the recording takes, and what a short file waits for beside it."""
+    """Measure how long the recording takes, and how long a short file waits beside it."""
     seconds = 600.0 if asked.full else 30.0
     pcm = recording(asked.files(), seconds)
     short = asked.short(2.0)
@@ -41,12 +41,11 @@ def mixed(asked: Asked) -> Finding:
         finding.raw["mixed"][contestant.name] = {
             "alone_s": alone, "beside_s": beside, "short_s": waited
         }  # fmt: skip
-    finding.said.append(
-        f"A recording of {seconds:g} s; beside it one client sends clips of at most 2 s, one after "
-        "the other."
+    finding.notes.append(
+        f"A recording of {seconds:g} s, alone and while one client sends clips of at most 2 s."
     )
-    head = ("", "audio s per s, alone", "with short files", "a short file takes, median, s",
-            "of them")  # fmt: skip
+    head = ("", "audio s per s, alone", "audio s per s, with clips", "latency of a clip, median, s",
+            "clips")  # fmt: skip
     finding.tables.append(Table("", head, rows))
     return finding
 

@@ -1,4 +1,4 @@
-"""A report: a page with tables and plots, the same as Markdown, and all figures as JSON."""
+"""The files of a report: a page with tables and plots, Markdown, and all figures as JSON."""
 
 import html
 import importlib.metadata
@@ -13,31 +13,34 @@ from pathlib import Path
 
 import matplotlib
 from findings import Finding, Plot, Table
-from tables import table
+from report import ABOUT, markdown
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker
 
 ROOT = Path(__file__).parents[1]
-_PACKAGES = ("vosk", "aiohttp", "uvloop", "av", "mosec", "litserve", "locust", "matplotlib")
+_PACKAGES = (
+    "vosk",
+    "sherpa-onnx",
+    "aiohttp",
+    "uvloop",
+    "av",
+    "mosec",
+    "litserve",
+    "locust",
+    "matplotlib",
+)
 _OWN = {
-    "this server": "#0b6e4f",
-    "threads": "#c1292e",
-    "the Vosk project's server": "#c1292e",
+    "modelserver": "#0b6e4f",
+    "thread pool": "#c1292e",
+    "vosk-server": "#c1292e",
     "MOSEC": "#33658a",
     "LitServe": "#f2a541",
     "prefork": "#6b4e9b",
-    "the old shape": "#555555",
+    "single process": "#555555",
 }
 """The same colour in every plot."""
 _OTHERS = ("#a3a380", "#d16ba5", "#1b9aaa")
-_ABOUT = (
-    "Made by `make bench`, which starts every server that is compared and asks them in turn, in "
-    "the same minutes on the same machine: nothing is compared across runs. A cell is a median, "
-    "with the least and the most in brackets. The speech is made by espeak-ng: trust the ratios, "
-    "and measure your own audio with `--audio DIR` for the rest. What the contestants are is said "
-    "at the top of `benchmarks/contestants.py`."
-)
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #1b1b1b; background: #fff; }
@@ -52,7 +55,7 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 
 @dataclass(frozen=True)
 class Section:
-    """One benchmark's part. `failed`: why there is nothing; `took_s`: how long it took."""
+    """A benchmark's part of the report. `failed`: why it has no figures."""
 
     name: str
     title: str
@@ -64,7 +67,7 @@ class Section:
 
 
 def machine() -> dict[str, str]:
-    """What it was measured on, and with."""
+    """Return the facts of the machine, the packages and the commit."""
     memory = int(_first(r"^MemTotal:\s*(\d+)", Path("/proc/meminfo"))) * 1024
     system = _first(r'^PRETTY_NAME="(.*)"$', Path("/etc/os-release"))
     facts = {
@@ -84,7 +87,7 @@ def machine() -> dict[str, str]:
 
 
 def write(directory: Path, facts: dict[str, str], sections: Sequence[Section]) -> None:
-    """All of it: `index.html`, `report.md`, `results.json` and a PNG for each plot."""
+    """Write all files: `index.html`, `report.md`, `results.json` and a PNG for each plot."""
     directory.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for plot in section.finding.plots:
@@ -95,19 +98,22 @@ def write(directory: Path, facts: dict[str, str], sections: Sequence[Section]) -
             one.name: {
                 "title": one.title,
                 "took_s": round(one.took_s, 1),
+                "about": one.about,
                 "failed": one.failed or None,
-                "said": one.finding.said,
+                "notes": one.finding.notes,
                 "tables": [
                     {"title": t.title, "head": list(t.head), "rows": [list(r) for r in t.rows]}
                     for t in one.finding.tables
                 ],
+                "plots": [{"name": p.name, "title": p.title} for p in one.finding.plots],
+                "output": one.output,
                 **one.finding.raw,
             }
             for one in sections
         },
     }
     (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (directory / "report.md").write_text(_markdown(facts, sections))
+    (directory / "report.md").write_text(markdown(results))
     (directory / "index.html").write_text(_html(facts, sections))
 
 
@@ -127,7 +133,9 @@ def _draw(plot: Plot, file: Path) -> None:
     else:
         axes.set_ylim(bottom=0)
     for axis, logarithmic in ((axes.xaxis, plot.log_x), (axes.yaxis, plot.log_y)):
-        if logarithmic:
+        if not logarithmic:
+            axis.set_major_locator(ticker.MaxNLocator(integer=True))
+        else:
             axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
             axis.set_minor_formatter(ticker.NullFormatter())
@@ -148,29 +156,10 @@ def _draw(plot: Plot, file: Path) -> None:
     pyplot.close(figure)
 
 
-def _markdown(facts: dict[str, str], sections: Sequence[Section]) -> str:
-    parts = ["# Benchmarks", _ABOUT, _facts_line(facts)]
-    for one in sections:
-        parts += [f"## {one.title} (`{one.name}`)", one.about]
-        if one.failed:
-            parts.append(f"Left out: {one.failed}.")
-        parts += ["\n".join(f"- {said}" for said in one.finding.said)]
-        for shown in one.finding.tables:
-            parts += [f"**{shown.title}**" if shown.title else "", table(shown.head, shown.rows)]
-        parts += [f"![{plot.title}]({plot.name}.png)" for plot in one.finding.plots]
-        if one.output:
-            parts.append(f"```\n{one.output.strip()}\n```")
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _facts_line(facts: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {value}" for name, value in facts.items()) + "."
-
-
 def _html(facts: dict[str, str], sections: Sequence[Section]) -> str:
     body = [
         "<h1>Benchmarks</h1>",
-        f"<p>{_inline(_ABOUT)}</p>",
+        f"<p>{_inline(' '.join(ABOUT))}</p>",
         _html_table(Table("", ("", ""), list(facts.items()))),
     ]
     body.append("<ul>")
@@ -181,9 +170,9 @@ def _html(facts: dict[str, str], sections: Sequence[Section]) -> str:
         body.append(f"<p>{_inline(one.about)} ({one.took_s:.0f} s)</p>")
         if one.failed:
             body.append(f"<p><strong>Left out:</strong> {_inline(one.failed)}.</p>")
-        if one.finding.said:
-            said = "".join(f"<li>{_inline(text)}</li>" for text in one.finding.said)
-            body.append(f"<ul>{said}</ul>")
+        if one.finding.notes:
+            notes = "".join(f"<li>{_inline(text)}</li>" for text in one.finding.notes)
+            body.append(f"<ul>{notes}</ul>")
         body += [_html_table(shown) for shown in one.finding.tables]
         body += [
             f'<p><img src="{plot.name}.png" alt="{html.escape(plot.title)}"></p>'

@@ -1,4 +1,4 @@
-"""What the benchmarks share with the tests: servers, cgroups, toys and models that are made up."""
+"""Parts that the benchmarks share with the tests: servers, cgroups, toy and artificial models."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from front import running_nginx, shipped_site
 from language_model import language_model
 from naive_client import naive_server
 from neighbour import Neighbour, neighbour
-from ordinary_user import NOBODY, entrance
+from ordinary_user import ORDINARY_USER, entrance
 from remote_pool import RemotePool, remote_pool
 from running import PROGRAM, RunningServer, free_port, start_server, until
 
@@ -21,7 +21,7 @@ __all__ = [
     "LOSSLESS",
     "LOSSY",
     "MB",
-    "NOBODY",
+    "ORDINARY_USER",
     "PROGRAM",
     "TESTS",
     "MemoryCgroup",

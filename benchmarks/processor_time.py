@@ -1,7 +1,7 @@
-"""Where the processor's time goes: of a second of audio, by part. A part of `bench.py`.
+"""Processor time of a second of audio, by part. A part of `bench.py`.
 
-perf samples the workers and the supervisor; what it finds in libraries is told by library and
-function. The supervisor's own Python is told by py-spy, by the module it is in.
+perf samples the workers and the supervisor; samples in libraries are told apart by library and
+function. The supervisor's own Python is sampled by py-spy, by module.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ _SEARCH = r"Decoder|Lattice|fst::|HashList|Token|ProcessEmitting|ProcessNonemitt
 
 _WORKER = (
     ("neural network", _MATRICES),
-    ("search in the graph", _SEARCH),
+    ("search in the decoding graph", _SEARCH),
     ("features", r"Mfcc|Fbank|Fft|Mel|Feature|Ivector|Online"),
     ("reading and resampling audio", r"libav|libsw|av\.|resampl"),
     ("allocator", r"jemalloc|malloc|free"),
     ("Python", r"libpython|python3|\.cpython-"),
-    ("the kernel", r"\[kernel|\[k\]|kallsyms"),
+    ("kernel", r"\[kernel|\[k\]|kallsyms"),
 )
-"""What a sample's function and library say of its part; the first that fits."""
+"""Parts of a sample, by function and library; the first that fits counts."""
 
 _SUPERVISOR = (
     ("HTTP", r"modelserver/http|aiohttp|multidict|yarl"),
     ("channel and spools", r"supervisor/wire|supervisor/spool|supervisor/processes"),
     ("guard and readings", r"supervisor/guard|supervisor/readings|psutil"),
-    ("queue, choice and accounts", r"supervisor/|modelserver/"),
+    ("scheduling and accounting", r"supervisor/|modelserver/"),
 )
 
 
@@ -53,7 +53,8 @@ def processor_time(asked: Asked) -> Finding:
         seen, over = Seen(), False
 
         async def run() -> tuple[float, float, int]:
-            """Seconds of the supervisor's and the workers' processors, and files in that time."""
+            """Return the processor seconds of the supervisor and of the workers, and the files in
+            that time."""
             nonlocal over
             clients = asyncio.create_task(
                 steady(contestant, files, lambda: over, seen, CONCURRENCY)
@@ -90,13 +91,11 @@ def processor_time(asked: Asked) -> Finding:
         rows.append((who, "all", "100 %", f"{1000 * used_s / audio_s:.2f}"))
     say(f"workers {1000 * workers_s / audio_s:.1f} ms, supervisor "
         f"{1000 * supervisor_s / audio_s:.2f} ms of processor for a second of audio")  # fmt: skip
-    finding.said.append(
-        f"{audio_s:.0f} s of audio in clips of at most 6 s, {CONCURRENCY} clients, while perf and "
-        "py-spy look on (which slows what they look at a little)."
-    )
-    finding.tables.append(
-        Table("", ("process", "part", "of its time", "ms for a second of audio"), rows)
-    )
+    finding.notes += [
+        f"{CONCURRENCY} clients send {audio_s:.0f} s of audio in clips of at most 6 s.",
+        "perf and py-spy take samples, which slows the processes down a little.",
+    ]
+    finding.tables.append(Table("", ("process", "part", "share", "ms per second of audio"), rows))
     return finding
 
 
@@ -135,7 +134,7 @@ def _perf_samples(file: Path) -> Counter[str]:
 
 
 def _spy_samples(file: Path) -> Counter[str]:
-    """By the innermost function that is ours or aiohttp's."""
+    """Count samples by the innermost function that is ours or aiohttp's."""
     counts: Counter[str] = Counter()
     for line in file.read_text().splitlines() if file.exists() else ():
         stack, _, count = line.rpartition(" ")
@@ -148,7 +147,7 @@ def _spy_samples(file: Path) -> Counter[str]:
 def _parts(samples: Counter[str], known: tuple[tuple[str, str], ...]) -> dict[str, float]:
     found: Counter[str] = Counter()
     for sample, count in samples.items():
-        part = next((name for name, pattern in known if re.search(pattern, sample)), "the rest")
+        part = next((name for name, pattern in known if re.search(pattern, sample)), "other")
         found[part] += count
     total = sum(found.values()) or 1
     return {part: count / total for part, count in found.items()}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 import utterances
-from everybody import Account, Everybody
+from mixed_clients import Account, MixedClients
 from parts import free_port, running_nginx, shipped_site
 from server import server
 from waves import wav
@@ -67,10 +67,10 @@ def main() -> None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             port = stack.enter_context(running_nginx(directory, shipped_site(it.port)))
             url = f"http://127.0.0.1:{port}"
-        with Everybody(url, audio, kept=4, streams=2) as quiet:
+        with MixedClients(url, audio, kept=4, streams=2) as quiet:
             time.sleep(QUIET_S)
         show("without a restart", quiet.account)
-        with Everybody(url, audio, kept=4, streams=2) as clients:
+        with MixedClients(url, audio, kept=4, streams=2) as clients:
             for number in range(arguments.times):
                 due = (number + 1) * arguments.broken // arguments.times
                 broken = due > number * arguments.broken // arguments.times
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def show(what: str, account: Account) -> None:
-    """A table's worth."""
+    """Print a table of the account."""
     print(f"{what}: {sum(account.done.values())} answered, {len(account.failed)} failed")
     for kind, count in sorted(account.done.items()):
         print(f"  {kind}: {count}, the longest {account.longest_s[kind]:.2f} s")

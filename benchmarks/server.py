@@ -18,9 +18,12 @@ def server(
     program: tuple[str, ...] = PROGRAM,
     **settings: str,
 ) -> Iterator[RunningServer]:
-    """With the embedded model, "prepared" or "plain", and all workers able."""
+    """Start a server with the embedded model, "prepared" or "plain", and all workers able."""
     with tempfile.TemporaryDirectory() as directory:
-        given = {"MODELSERVER_WORKERS_COUNT": str(workers)}
+        given = {
+            "MODELSERVER_WORKERS_COUNT": str(workers),
+            "MODELSERVER_DEBUG_WARMUP": "clips",  # as users have it; tests do without
+        }
         if form == "plain":
             given["MODELSERVER_PREPARED_DIR"] = directory
         given |= settings

@@ -86,7 +86,7 @@ def throughput(form: str, rounds: int, count: int, audio: str) -> str:
 
 
 def latency(form: str) -> str:
-    """One request at a time, against the same decoding inside the worker."""
+    """Measure one request at a time, against the same decoding inside the worker."""
     pcm = bytearray(utterances.utterances(None, 40)[0])
     while utterances.seconds(pcm) < 5:
         pcm = pcm + pcm

@@ -1,7 +1,7 @@
-"""A soak: everything at once, for as long as one likes. Files of many formats and of none, clients
-that hang up, live streams, jobs and questions to a language model; workers that are killed, models
-that are loaded anew, upgrades of the whole server, and a squeeze of the memory every few minutes.
-It counts that every request has its answer and that nothing is left over.
+"""Soak test: everything at once, for as long as you like. Files of many formats and invalid ones,
+clients that hang up, live streams, jobs and questions to a language model; killed workers, reloaded
+models, upgrades of the whole server, and a squeeze of the memory every few minutes. It checks that
+every request has its answer and that nothing is left behind.
 
     python benchmarks/soak.py [--minutes 60] [--memory 700MB] [--form prepared|plain]
 
@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 import utterances
-from everybody import Everybody
+from mixed_clients import MixedClients
 from parts import (
     LOSSLESS,
     LOSSY,
@@ -45,10 +45,10 @@ CLIENTS = 3
 MB = 1e6
 RELOAD_EVERY_S = 50.0
 UPGRADES = (1 / 30, 2 / 30, 3 / 30, 29 / 30)
-"""When the server is upgraded, as shares of the time: between them it is left to get old."""
+"""Times of the server's upgrades, as shares of the duration: between them it grows old."""
 SQUEEZE_EVERY_S, SQUEEZE_S = 120.0, 6.0
 ASK_EVERY_S = 15.0
-"""As a monitoring system does."""
+"""Seconds between questions to the admin side, as of a monitoring system."""
 ON_PURPOSE = ("not_audio", "memory_pressure", "not_ready")
 SETTLED_S = 600.0
 """A supervisor that is younger may still grow."""
@@ -57,7 +57,7 @@ SLOPE = 1.0
 
 
 class Tally:
-    """What was sent, and how it ended."""
+    """Tally of what was sent, and how it ended."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,7 +71,7 @@ class Tally:
 
 
 def refusal(document: dict[str, Any]) -> str:
-    """Its code; with the sentence, where it is none that is brought about here on purpose."""
+    """Return the code of a refusal; with its sentence, unless it is caused here on purpose."""
     error = document["error"]
     return error["code"] if error["code"] in ON_PURPOSE else f"{error['code']}: {error['message']}"
 
@@ -95,7 +95,7 @@ def convert(port: int, body: bytes) -> str:
 
 
 def question(port: int, body: bytes) -> str:
-    """A spoken one, for the language model."""
+    """Ask a spoken question to the language model."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     try:
         connection.request("POST", "/api/ask", body, {"Content-Type": "audio/wav"})
@@ -172,9 +172,8 @@ def reloader(running: RunningServer, until: float, done: Counter[str]) -> None:
 def upgrader(
     running: RunningServer, minutes: float, room: threading.Lock, done: Counter[str]
 ) -> None:
-    """A new process in place of the old one, while everything goes on but the squeezes: with
-    less memory than it was given, a server rightly refuses to begin another one.
-    """
+    """Start new processes in place of the old one, while all other load continues except the
+    squeezes: with less memory than it was given, a server rightly refuses to start another one."""
     began = time.monotonic()
     for share in UPGRADES:
         time.sleep(max(0.0, began + share * minutes * 60 - time.monotonic()))
@@ -196,7 +195,7 @@ class Ages:
         what is watched should be the clients' doing."""
         if (now := time.monotonic()) - self._asked_at > ASK_EVERY_S:
             self._asked_at = now
-            # In the moment of an upgrade nobody may answer.
+            # In the moment of an upgrade no process may answer.
             with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
                 self._pid = int(self._running.health()["pid"])
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -204,14 +203,14 @@ class Ages:
             self.of.setdefault(self._pid, []).append(rss)
 
     def oldest(self) -> list[float]:
-        """Of the one that lived longest, MB."""
+        """Memory of the process that lived longest, MB."""
         return max(self.of.values(), key=len)
 
 
 def squeezer(
     group: MemoryCgroup, limit: int, until: float, room: threading.Lock, done: Counter[str]
 ) -> None:
-    """The limit comes down to a little more than what is in use, and goes up again."""
+    """Lower the limit to a little more than what is in use, and raise it again."""
     while time.monotonic() + SQUEEZE_EVERY_S < until:
         time.sleep(SQUEEZE_EVERY_S)
         with room:
@@ -223,7 +222,7 @@ def squeezer(
 
 
 def other_formats(clip: bytes) -> list[bytes]:
-    """The same in what people send."""
+    """Return the same speech in formats that people send."""
     return [encoded(clip[44:], kind) for kind in (*LOSSLESS, *LOSSY) if kind != "amr"]
 
 
@@ -273,7 +272,7 @@ def soak(
     threads.append(threading.Thread(target=reloader, args=(running, until, killed)))
     threads.append(threading.Thread(target=squeezer, args=(group, limit, until, room, killed)))
     threads.append(threading.Thread(target=upgrader, args=(running, minutes, room, killed)))
-    with Everybody(running.url, clips[1], kept=1, fresh=1, streams=1, jobs=1) as others:
+    with MixedClients(running.url, clips[1], kept=1, fresh=1, streams=1, jobs=1) as others:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
@@ -341,7 +340,7 @@ def left_over(running: RunningServer) -> dict[str, int]:
 
 
 def end(running: RunningServer) -> None:
-    """The last successor: it is no child of ours."""
+    """End the last successor, which is not a child of ours."""
     with contextlib.suppress(OSError, AssertionError, psutil.NoSuchProcess):
         last = psutil.Process(running.health()["pid"])
         last.terminate()

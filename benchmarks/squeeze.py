@@ -1,5 +1,5 @@
-"""What servers do when memory gets short: a limit of 1 GB, and somebody else in it who takes more
-and more. A part of `bench.py`; as root, with version 1 of the memory controller."""
+"""Servers whose memory gets short: a limit of 1 GB, and another process in it that takes more and
+more. A part of `bench.py`; as root, with version 1 of the memory controller."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _LOOK_S = 0.25
 
 
 class _Watch:
-    """What was seen, four times a second."""
+    """Observations, four times a second."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -57,18 +57,23 @@ def squeeze(asked: Asked) -> Finding:
         }  # fmt: skip
         memory.append(Line(name, watch.at, watch.memory_mb))
         answers.append(Line(name, watch.at, watch.answered))
-    finding.said.append(
-        f"{_CLIENTS} clients ask for short clips all the time; {phase_s:g} s with each of "
-        + ", ".join(f"{left} MB" for left in LEFT)
-        + " left. A refusal with 503 says that there is no room now; the other reasons are what a "
-        "client sees when nobody answers."
-    )
-    head = ("", *(f"answered at {left} MB" for left in LEFT), "kills by the kernel",
-            "requests without an answer", "at the end")  # fmt: skip
+    finding.notes += [
+        (
+            f"Another process takes memory, so that {', '.join(f'{left} MB' for left in LEFT)} are "
+            f"left for the server, {phase_s:g} s each."
+        ),
+        f"{_CLIENTS} clients send short clips without a pause.",
+        (
+            "503 is a rejection with `Retry-After`; the other failures are errors of clients whose "
+            "server has ended."
+        ),
+    ]
+    head = ("", *(f"answered at {left} MB" for left in LEFT), "OOM kills", "requests that failed",
+            "at the end")  # fmt: skip
     finding.tables.append(Table("", head, rows))
     marks = [(number * phase_s, f"{left} MB left") for number, left in enumerate(LEFT)]
     finding.plots += [
-        Plot("squeeze-memory", "A memory squeeze: what each server holds", "seconds",
+        Plot("squeeze-memory", "A memory squeeze: memory of each server", "seconds",
              "MB of anonymous memory", memory, marks=marks, steps=True),
         Plot("squeeze-answers", "A memory squeeze: requests answered so far", "seconds",
              "requests", answers, marks=marks, steps=True),
@@ -82,10 +87,10 @@ def _one(start: Start, files: list[bytes], phase_s: float) -> tuple[str, _Watch,
     with memory_cgroup(LIMIT) as group:
         try:
             with start(enter=_victim(group)) as contestant, neighbour(group.enter) as other:
-                name, end = contestant.name, "gone"
+                name, end = contestant.name, "ended"
                 asyncio.run(_watched(contestant, other, files, phase_s, watch, seen))
                 if able := contestant.able():
-                    end = f"{able} that decode"
+                    end = f"{able} workers"
         except (AssertionError, OSError, ValueError, psutil.NoSuchProcess) as error:
             # Where the kernel has killed a server or the neighbour, pipes to them are broken.
             end = end or f"did not start ({type(error).__name__})"
@@ -115,7 +120,8 @@ async def _watched(
 
 
 def _victim(group: MemoryCgroup) -> Callable[[], None]:
-    """Whom the kernel kills before the neighbour, who is larger."""
+    """Return a function that makes a process the kernel's victim before the neighbour, which is
+    larger."""
 
     def enter() -> None:
         group.enter()

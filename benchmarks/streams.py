@@ -39,12 +39,12 @@ PIECE_BYTES = int(utterances.RATE * PIECE_S) * 2
 
 
 @dataclass
-class Heard:
-    """What the clients of one round saw."""
+class Timings:
+    """Times that the clients of one round saw."""
 
     late_s: list[float] = field(default_factory=list)
     first_s: list[float] = field(default_factory=list)
-    """From the first piece to the first partial result with a word in it."""
+    """Seconds from the first piece to the first partial result with a word in it."""
     last_s: list[float] = field(default_factory=list)
     refused: int = 0
     broken: int = 0
@@ -63,8 +63,8 @@ class Heard:
         ]
 
 
-async def one(session: aiohttp.ClientSession, url: str, pcm: bytes, heard: Heard) -> None:
-    """A client that speaks."""
+async def one(session: aiohttp.ClientSession, url: str, pcm: bytes, timings: Timings) -> None:
+    """Run a client that speaks."""
     await asyncio.sleep(random.random() * 2)
     try:
         async with session.ws_connect(url) as socket:
@@ -75,9 +75,9 @@ async def one(session: aiohttp.ClientSession, url: str, pcm: bytes, heard: Heard
                 word = False
                 for number in range(-(-len(pcm) // PIECE_BYTES)):
                     message = json.loads(await socket.receive_str())
-                    heard.late_s.append(time.monotonic() - sent[number])
+                    timings.late_s.append(time.monotonic() - sent[number])
                     if not word and (message.get("partial") or message.get("text")):
-                        heard.first_s.append(time.monotonic() - sent[0])
+                        timings.first_s.append(time.monotonic() - sent[0])
                         word = True
 
             listening = asyncio.create_task(listen())
@@ -90,25 +90,27 @@ async def one(session: aiohttp.ClientSession, url: str, pcm: bytes, heard: Heard
             ended = time.monotonic()
             await socket.send_str('{"eof" : 1}')
             await socket.receive_str()
-            heard.last_s.append(time.monotonic() - ended)
+            timings.last_s.append(time.monotonic() - ended)
     except aiohttp.WSServerHandshakeError:
-        heard.refused += 1
+        timings.refused += 1
     except (aiohttp.ClientError, TypeError, ConnectionError):
-        heard.broken += 1
+        timings.broken += 1
 
 
-async def many(url: str, count: int, audio: list[bytes], kill: "list[int] | None" = None) -> Heard:
-    heard = Heard()
+async def many(
+    url: str, count: int, audio: list[bytes], kill: "list[int] | None" = None
+) -> Timings:
+    timings = Timings()
     async with aiohttp.ClientSession() as session:
         clients = [
-            asyncio.create_task(one(session, url, audio[n % len(audio)], heard))
+            asyncio.create_task(one(session, url, audio[n % len(audio)], timings))
             for n in range(count)
         ]
         if kill:
             await asyncio.sleep(8)
             os.kill(kill[0], signal.SIGKILL)
         await asyncio.gather(*clients)
-    return heard
+    return timings
 
 
 def half_silent(pcm: bytes) -> bytes:
@@ -124,28 +126,28 @@ def half_silent(pcm: bytes) -> bytes:
 
 
 def beside_files(running: RunningServer, audio: list[bytes], spoken: list[bytes]) -> str:
-    """What files lose to twenty streams, and what the streams are late for them."""
+    """Measure what files lose beside twenty streams, and how late the streams are."""
     files = [wav(one) for one in spoken]
     alone_s = load(running.port, files, 4)
     url = running.url.replace("http", "ws", 1) + "/"
 
-    async def both() -> tuple[Heard, float]:
+    async def both() -> tuple[Timings, float]:
         talking = asyncio.create_task(many(url, 20, audio))
         await asyncio.sleep(3)
         took = await asyncio.to_thread(load, running.port, files, 4)
         return await talking, took
 
-    heard, took_s = asyncio.run(both())
+    timings, took_s = asyncio.run(both())
     return (
         f"files: {sum(map(utterances.seconds, spoken)) / alone_s:.1f} audio s per s alone, "
-        f"{alone_s / took_s:.2f} of that beside {20 - heard.refused} streams, which were late by "
-        f"{1000 * percentile(heard.late_s, 0.95):.0f} ms at the 95th percentile"
+        f"{alone_s / took_s:.2f} of that beside {20 - timings.refused} streams, which were late by "
+        f"{1000 * percentile(timings.late_s, 0.95):.0f} ms at the 95th percentile"
     )
 
 
 def memory_of_a_stream(running: RunningServer, pcm: bytes) -> str:
-    """By the tree's anonymous memory, each page once, with four streams that have heard ten
-    seconds and with twenty: what the first ones cost beside that a worker has once."""
+    """Measure by the tree's anonymous memory, each page once, with four streams of ten seconds of
+    audio and with twenty: the first ones also cost what a worker has once."""
 
     def held() -> int:
         return sum(anonymous(one.pid) for one in running.tree())

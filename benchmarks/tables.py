@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """Median (least - most)."""
+    """Return the median (lowest - highest)."""
     if len(values) == 1:
         return format(values[0], form)
     low, middle, high = min(values), statistics.median(values), max(values)
@@ -14,12 +14,12 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share of them is below; not a number where there are none."""
+    """Return the value that this share of them is below; NaN if there are none."""
     ordered = sorted(values) or [math.nan]
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

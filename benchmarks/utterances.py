@@ -35,14 +35,14 @@ def utterances(directory: Path | None, count: int) -> list[bytes]:
 
 
 def read_pcm(file: Path) -> bytes:
-    """The samples of a 16 kHz mono WAV file."""
+    """Read the samples of a 16 kHz mono WAV file."""
     with wave.open(str(file)) as reader:
         assert (reader.getframerate(), reader.getnchannels(), reader.getsampwidth()) == (RATE, 1, 2)
         return reader.readframes(reader.getnframes())
 
 
 def seconds(pcm: bytes) -> float:
-    """How long it lasts."""
+    """Return the duration of the samples in seconds."""
     return len(pcm) / 2 / RATE
 
 
@@ -65,7 +65,7 @@ def _synthetic(count: int) -> Path:
 
 
 def varied(count: int, longest_s: float, seed: int = 22) -> Path:
-    """A directory of speech of about 1 s to `longest_s`, as many files of each doubling; many
+    """Make a directory of speech of about 1 s to `longest_s`, as many files of each doubling; many
     voices, paces and pitches; behind every other one noise, 10 to 25 dB below it."""
     directory = CACHE / f"benchmark-speech-{count}-{longest_s:g}-{seed}"
     if len(list(directory.glob("*.wav"))) >= count:

@@ -6,7 +6,7 @@ import utterances
 
 
 def wav(pcm: bytes) -> bytes:
-    """16-bit mono samples at the utterances' rate, as a file."""
+    """Return 16-bit mono samples at the utterances' rate as a file."""
     rate = utterances.RATE
     head = struct.pack(
         "<4sI4s4sIHHIIHH4sI",

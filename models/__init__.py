@@ -1,8 +1,8 @@
 """Models: the catalogue, finding one, predicting its memory, and the engine that turns PCM into
 text.
 
-Other packages use the names below, and the modules `fetching`, `leftovers` and `processor`. What
-stands in an engine's package is reached through its `Engine` only. The engine itself is loaded by
+Other packages use the names below, and the modules `fetching`, `leftovers`, `processor` and
+`scripts`. An engine's package is used through its `Engine` only. The engine itself is loaded by
 `Engine.load`: nothing heavy is imported where no model is loaded.
 """
 
@@ -112,15 +112,19 @@ __all__ = [
 ]
 
 
-def warm_up_clips(language: str, sample_rate: int) -> list[bytes]:
-    """Half a minute of synthetic speech, as `Model.warm` takes it."""
+def warm_up_clips(language: str, sample_rate: int, *, shortest: bool = False) -> list[bytes]:
+    """Return half a minute of synthetic speech in a language, in clips as `Model.warm` takes them;
+    or its shortest clip alone."""
     from models.clips import clips_for, decode_clip
 
-    return [decode_clip(clip, sample_rate) for clip in clips_for(language)]
+    clips = clips_for(language)
+    if shortest:
+        clips = [min(clips, key=lambda clip: clip.stat().st_size)]
+    return [decode_clip(clip, sample_rate) for clip in clips]
 
 
 def noise(seconds: float, sample_rate: int) -> bytes:
-    """Plain noise, as `Model.warm` takes it; for engines without speech to warm up on."""
+    """Return plain noise, as `Model.warm` takes it; for languages without bundled speech."""
     from models import clips
 
     return clips.noise(seconds, sample_rate)

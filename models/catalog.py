@@ -1,4 +1,4 @@
-"""The catalogue: what the publisher offers, and what of it was measured or published."""
+"""The catalogue of models that publishers offer, with measured and published figures."""
 
 import functools
 import tomllib
@@ -13,15 +13,17 @@ from models.language import language_of, same_language
 CATALOG = Path(__file__).parent / "catalog.toml"
 
 _UNPACKED = {"small": 3.0, "big": 1.6, "": 1.3}
-"""Times the download: the Korean small model and the big Chinese one; Whisper base, with int8
-weights."""
+"""Factors from the size of a download to its unpacked size: the Korean small model and the big
+Chinese one; Whisper base, with int8 weights."""
 _MEMORY_SMALL, _MEMORY_BIG = 2.0, 1.1
-"""Times what is unpacked: a small model composes its graph in memory, a big one copies its own."""
+"""Factors from the unpacked size to memory: a small model composes its graph in memory, a big one
+copies its own."""
 _MEMORY_ONNX, _ONNX_RUNTIME = 1.2, 60_000_000
-"""Times the files that are loaded, and bytes of everything else. Measured, after a decode: Whisper
-base 220 MB from 133, a network of SenseVoice's shape with int8 weights 89 MB from 53."""
+"""Factor from the files that are loaded to memory, and bytes of everything else. Measured, after a
+decode: Whisper base 220 MB from 133, a network of SenseVoice's shape with int8 weights 89 MB from
+53."""
 _GROWTH = {"vosk": 32 << 20, "onnx": 60_000_000}
-"""Bytes that a worker needs to grow by, where it was not measured."""
+"""Growth of a worker in bytes, if it was not measured."""
 
 VOSK_LIST = "https://alphacephei.com/vosk/models"
 
@@ -90,12 +92,12 @@ class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return any(same_language(tag, language) for tag in self.recommended)
 
     def rates_for(self, language: str) -> tuple[ErrorRate, ...]:
-        """Return what is published of it for the language with this BCP 47 tag."""
+        """Return the published error rates for the language with this BCP 47 tag."""
         return tuple(rate for rate in self.rates if same_language(rate.language, language))
 
     @property
     def rates(self) -> tuple[ErrorRate, ...]:
-        """All published error rates, the one that is shown first."""
+        """Published error rates, the one to show first at the beginning."""
         if self.error_rate is None:
             return self.error_rates
         own = ErrorRate(self.tags[0], self.error_rate, self.error_rate_on, self.error_rate_source)
@@ -103,18 +105,18 @@ class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def download_bytes(self) -> int:
-        """Exact where `size` is known, else about; 0 if neither is known."""
+        """Size of the download: exact if `size` is known, else rounded; 0 if neither is known."""
         return self.size or self.about
 
     @property
     def unpacked_bytes(self) -> int:
-        """On disk; estimated where it is not known."""
+        """Size on disk; estimated if it is not known."""
         return self.unpacked or int(self.download_bytes * _UNPACKED[self.type])
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of a fork server that serves it unprepared; estimated where it was not measured,
-        0 where no size is known."""
+        """Memory of a fork server that serves it unprepared; estimated if it was not measured, 0 if
+        no size is known."""
         loaded = self.loaded or self.unpacked_bytes
         if self.memory or not loaded:
             return self.memory
@@ -124,7 +126,7 @@ class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def growth_bytes(self) -> int:
-        """Growth of each worker after minutes of speech; an estimate where it was not measured."""
+        """Growth of each worker after minutes of speech; an estimate if it was not measured."""
         return self.growth or _GROWTH[self.engine]
 
 
@@ -134,14 +136,14 @@ class _File(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What a file must add up to."""
+    """Checksum that a file must have."""
 
     algorithm: str
     digest: str
 
 
 def checksum_of(entry: CatalogEntry) -> Checksum | None:
-    """The strongest that is known."""
+    """Return the strongest known checksum; None if there is none."""
     if entry.sha256:
         return Checksum("sha256", entry.sha256)
     return Checksum("md5", entry.md5) if entry.md5 else None
@@ -149,7 +151,7 @@ def checksum_of(entry: CatalogEntry) -> Checksum | None:
 
 @functools.cache
 def _entries() -> tuple[CatalogEntry, ...]:
-    """All of it, in the order of the file."""
+    """Return all entries, in the order of the file."""
     document = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
     return tuple(msgspec.convert(document, _File).model)
 
@@ -180,5 +182,6 @@ def language_tag(text: str) -> str | None:
 
 
 def catalog_entry(name: str) -> CatalogEntry | None:
-    """Return the model of that name or alias, whatever it does, if the catalogue knows it."""
+    """Return the model of that name or alias, whatever its purpose; None if the catalogue does not
+    have it."""
     return next((entry for entry in _entries() if name in (entry.name, entry.alias or None)), None)

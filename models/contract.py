@@ -13,7 +13,7 @@ DEFAULT_PROFILE = "balanced"
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
-    """A model's directory, not yet read. `language` is a BCP 47 tag."""
+    """Directory of a model that is not read yet. `language` is a BCP 47 tag."""
 
     name: str
     directory: Path
@@ -22,55 +22,56 @@ class ModelLocation:
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """Abilities of a model among the things that a request may ask for. Nothing else tells engines
-    apart."""
+    """Abilities of a model, among those that a request may ask for. Nothing else distinguishes
+    engines."""
 
     streaming: bool = True
-    """Results come during speech; False: the model decodes whole utterances, and
-    partial results are decoded again and again."""
+    """True if results come during speech; False if the model decodes whole utterances, and decodes
+    the present one again for each partial result."""
     words: bool = True
-    """Words have times."""
+    """True if words have times."""
     confidences: bool = True
-    """Words have confidences."""
+    """True if words have confidences."""
     alternatives: bool = True
-    """The model gives other readings of an utterance."""
+    """True if the model gives other readings of an utterance."""
     phrases: Literal["only", "rather", "no"] = "no"
-    """Phrases that a request names: nothing else is recognised, they are preferred, or neither."""
+    """Use of phrases that a request names: recognition is restricted to them, they are preferred,
+    or neither."""
     keywords: bool = False
-    """The model prefers the keywords of a request while it decodes."""
+    """True if the model prefers the keywords of a request while it decodes."""
     languages: tuple[str, ...] = ()
-    """BCP 47 tags of all that it recognises, which a request may choose from; empty: it has one
-    language. A model that cannot be told goes by what it detects."""
+    """BCP 47 tags of the languages that a request may choose from; empty: the model has one
+    language. A model that cannot be told the language uses the one that it detects."""
     detects_language: bool = False
-    """The model detects which of `languages` is spoken, and reports it."""
+    """True if the model detects which of `languages` is spoken, and reports it."""
     written: bool = False
-    """Its texts have case, punctuation and digits as people write them: text steps for numbers and
-    the spacing of engine words do not apply."""
+    """True if its texts have case, punctuation and digits as people write them: text steps for
+    numbers and the spacing of engine words do not apply."""
     profiles: tuple[str, ...] = (DEFAULT_PROFILE,)
-    """Names out of `PROFILES` that make a difference."""
+    """Names in `PROFILES` that make a difference."""
     longest_s: float | None = None
     """Seconds of audio that it decodes at once; None: any length. Recognisers cut at pauses."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecognitionOptions:
-    """What one request asks of a recogniser; every field is set for every request."""
+    """Options of one request for a recogniser; every field is set for every request."""
 
     words: bool = False
-    """Give words with times and confidences."""
+    """True for words with times and confidences."""
     alternatives: int = 0
-    """Give up to this many readings of each utterance, best first; 0: the best only."""
+    """Number of readings to give of each utterance, best first; 0: the best only."""
     partials: bool = False
-    """`Recognizer.partial` will be called: an engine that decodes whole utterances decodes the one
-    at hand from time to time."""
+    """True if `Recognizer.partial` will be called: an engine that decodes whole utterances decodes
+    the present one from time to time."""
     partial_words: bool = False
-    """Give the words of partial results too."""
+    """True for words of partial results, too."""
     grammar: tuple[str, ...] | None = None
-    """Recognise only these phrases."""
+    """Phrases to which recognition is restricted."""
     profile: str = ""
     """Search width (`PROFILES`); empty: as the model was published."""
     language: str = ""
-    """One of `Abilities.languages`; empty: as the model finds it, or its own."""
+    """Language out of `Abilities.languages`; empty: detected, or the model's own."""
     keywords: tuple[str, ...] = ()
     """Words, names and short phrases that are likely to be said. Other words are recognised too."""
     endpoint_ms: int = 0
@@ -81,18 +82,18 @@ class RecognitionOptions:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word; times in seconds from the start of the request's audio."""
+    """Word; times in seconds from the start of the request's audio."""
 
     text: str
     start_s: float
     end_s: float
     confidence: float | None
-    """0 to 1; None where the engine gives none (words of alternatives)."""
+    """Confidence from 0 to 1; None if the engine gives none (words of alternatives)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """One reading of an utterance; `confidence` is the engine's score, not a probability."""
+    """Reading of an utterance; `confidence` is the engine's score, not a probability."""
 
     text: str
     confidence: float
@@ -115,65 +116,65 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """What an utterance sounds like so far; it may still change."""
+    """Unfinished utterance, as recognised so far; it may still change."""
 
     text: str
     words: tuple[Word, ...] = ()
 
 
 class Recognizer(Protocol):
-    """One stream of audio in, utterances out; made by `Model.recognizer`, closed when done.
+    """Recogniser of one stream of audio; made by `Model.recognizer`, closed when done.
 
     `accept` and `finish` yield between steps, so that other streams of the process have their turn
-    and a long computation can be given up: some ten milliseconds of work for an engine that
+    and a long computation can be abandoned: some ten milliseconds of work for an engine that
     decodes as audio comes, one utterance for an engine that decodes whole ones.
     """
 
     def accept(self, pcm: bytes) -> Generator[None, None, list[Utterance]]:
-        """Take 16-bit little-endian mono samples at the recogniser's rate.
+        """Process 16-bit little-endian mono samples at the recogniser's rate.
 
-        Returns the utterances that are final now, in order; those may end before this audio.
+        Return the utterances that are final now, in order; those may end before this audio.
         """
         ...
 
     def partial(self) -> Partial:
-        """Return the utterance at hand, so far. Costs no decoding."""
+        """Return the unfinished utterance. Costs no decoding."""
         ...
 
     def finish(self) -> Generator[None, None, list[Utterance]]:
-        """Take the end of the audio; returns the last utterances. The next `accept` starts a new
-        utterance, with times that go on."""
+        """Process the end of the audio; return the last utterances. The next `accept` starts a new
+        utterance; its times continue."""
         ...
 
     def pending(self) -> bytes:
-        """Return the audio since the last utterance that another recogniser has to be given to go
-        on from here. It is asked for when utterances were returned: an engine that decodes as
-        audio comes has none then, and need not keep any."""
+        """Return the audio since the last utterance, from which another recogniser could continue.
+        Called when utterances were returned: an engine that decodes as audio comes has none then,
+        and need not retain any."""
         ...
 
     def close(self) -> None:
-        """Done, finished or not. May be called twice."""
+        """Release the recogniser, finished or not. May be called twice."""
         ...
 
 
 class Model(Protocol):
-    """A loaded model, able to be shared by fork: one thread, no file opened after `warm`, nothing
-    written by decoding that another process could miss."""
+    """Loaded model that can be shared by fork: one thread, no file opened after `warm`, and no
+    state written by decoding that another process could miss."""
 
     sample_rate: int
-    """Samples a second that its recognisers take."""
+    """Samples per second that its recognisers take."""
     chunk_bytes: int
-    """How much a recogniser is best given at once; always the same gives always the same text."""
+    """Bytes that a recogniser should be given at once; the same size always gives the same text."""
     abilities: Abilities
 
     def warm(self, pcm: list[bytes]) -> None:
-        """Decode these clips (as `Recognizer.accept` takes them) and throw the result away. An
-        engine that has a faster way of computing checks it with them first."""
+        """Decode these clips (as `Recognizer.accept` takes them) and discard the result. An engine
+        with a faster way of computing checks it with them first."""
         ...
 
     def recognizer(self, options: RecognitionOptions, rate: float | None = None) -> Recognizer:
-        """Make a recogniser that has heard nothing yet, for audio of `rate` samples a second
-        (the model's, where None). Raises `ModelError` for what the model cannot do."""
+        """Make a recogniser in its initial state, for audio of `rate` samples per second (None: the
+        model's). Raises `ModelError` for options that the model does not support."""
         ...
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
@@ -181,8 +182,8 @@ class Model(Protocol):
         ...
 
     def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
-        """Return the keywords that the model cannot prefer, as it has no tokens for their letters
-        or no room for so many."""
+        """Return the keywords that the model cannot prefer, because it has no tokens for their
+        letters or because they are too many."""
         ...
 
     def report(self) -> dict[str, Any]:
@@ -192,8 +193,7 @@ class Model(Protocol):
 
 
 class ModelError(Exception):
-    """A model cannot be found, read, or asked for this; `code` is stable, the text for a
-    person."""
+    """Failure to find, read or use a model. `code` is stable; the text is for people."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Engine interface: what is known of a model before it is loaded, and how it is loaded.
+"""Engine interface: facts about a model before it is loaded, and loading it.
 
 Each engine is one object that implements `Engine` (`models.vosk.engine`, `models.sherpa.engine`);
 `models.engines` finds the engine of a directory. Importing an engine's module loads no engine.
@@ -17,9 +17,9 @@ from models.punctuation import PunctuationEngine
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """The settings that decide how a model is loaded. `store`: directory of prepared models;
-    `values`: the engine's own settings, by name (`[engines.NAME]`); `available`: bytes of memory
-    that are available now."""
+    """Settings that decide how a model is loaded. `store`: directory of prepared models; `values`:
+    the engine's own settings, by name (`[engines.NAME]`); `available`: bytes of memory that are
+    available now."""
 
     store: Path
     profile: str = ""
@@ -29,8 +29,8 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """Something that a form needs and that a helper process can make, such as a library that is
-    compiled once."""
+    """Requirement of a form that a helper process can make, such as a library that is compiled
+    once."""
 
     name: str
     command: tuple[str, ...]
@@ -45,7 +45,7 @@ class Requirement:
     needs_memory: int = 0
     """Bytes that making it may take."""
     setting: str = ""
-    """Setting that insists on it, with its value; empty: there are forms without it."""
+    """Setting that requires it, with its value; empty: there are forms without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +58,21 @@ class Form:
     prediction: Prediction
     abilities: Abilities
     load: Mapping[str, Any] = field(default_factory=dict)
-    """Options for `Engine.load`; plain values. Means nothing outside of the engine."""
+    """Options for `Engine.load`; plain values that only the engine understands."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of the process that loads it."""
     huge_pages: bool = False
     prepared: Path | None = None
-    """Directory of what preparing has made for it; None: it is loaded as it was published."""
+    """Directory of the files that preparing has made for it; None: it is loaded as it was
+    published."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Engine's own facts about it, for documents."""
+    """Facts about it that only the engine understands, for documents."""
     notes: tuple[str, ...] = ()
-    """Lines about it, for a person."""
+    """Lines about it, for people."""
     problems: tuple[str, ...] = ()
-    """Why better forms are not offered, in words."""
+    """Reasons why better forms are not offered, in words."""
     consequence: str = ""
-    """Loss against the best form, in words; empty: none."""
+    """Loss compared with the best form, in words; empty: none."""
     requirement: Requirement | None = None
 
     @property
@@ -82,17 +83,17 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Improvement:
-    """What preparing a model would change (`PreparedStore.needs`: what that takes)."""
+    """Change that preparing a model would bring (`PreparedStore.needs`: the cost)."""
 
     forms: tuple[Form, ...]
-    """What there will be after it, best first."""
+    """Forms that there will be after it, best first."""
     consequence: str
     """Consequence of going without it, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A line of `modelserver doctor`; `attention`: somebody should see to it."""
+    """Line of `modelserver doctor`; `attention`: the operator should act on it."""
 
     text: str
     attention: bool = False
@@ -113,55 +114,55 @@ class Prepared(Protocol):
 
     @property
     def bytes_on_disk(self) -> int:
-        """Size of what was made new."""
+        """Size of the files that were made."""
         ...
 
     @property
     def seconds(self) -> float:
-        """How long making it took."""
+        """Duration of making it."""
         ...
 
     @property
     def peak_bytes(self) -> int:
-        """Memory that making it took at the most."""
+        """Memory that making it took at most."""
         ...
 
     @property
     def summary(self) -> str:
-        """What was made, in words."""
+        """Description of the files that were made, in words."""
         ...
 
 
 class PreparationNeeds(Protocol):
-    """An estimate of what preparing a model takes."""
+    """Estimate of the cost of preparing a model."""
 
     @property
     def memory(self) -> int:
-        """Bytes of memory."""
+        """Bytes of memory that are needed."""
         ...
 
     @property
     def disk(self) -> int:
-        """Bytes of disk."""
+        """Bytes of disk that are needed."""
         ...
 
     @property
     def steps(self) -> int:
-        """Steps that `Preparing.on_progress` counts."""
+        """Number of steps that `Preparing.on_progress` counts."""
         ...
 
     def in_words(self) -> str:
-        """Return it for a person."""
+        """Describe the needs for people."""
         ...
 
 
 Progress = Callable[[str, int], None]
-"""Receives each phase, in words, and how many steps are done."""
+"""Receiver of each phase, in words, and of how many steps are done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preparing:
-    """How a model is prepared."""
+    """Parameters of preparing a model."""
 
     settings: EngineSettings
     environment: Mapping[str, str]
@@ -169,22 +170,21 @@ class Preparing:
     output: Path | None = None
     """Directory to write instead of one in the store."""
     most_bytes: int = 0
-    """Of the result; 0: no limit."""
+    """Bytes that the result may have; 0: no limit."""
     background: bool = False
-    """Nobody watches it: it is bounded by its estimate, and does not repeat a failure."""
+    """True if it runs unattended: it is bounded by its estimate, and does not repeat a failure."""
     on_progress: Progress = lambda *_: None
 
 
 class PreparedStore(Protocol):
-    """The models that one engine has prepared, in directories below a store."""
+    """Store of the models that one engine has prepared, in directories below a store."""
 
     def needs(self, location: ModelLocation) -> PreparationNeeds:
-        """Return what preparing the model would take. Raises `ModelError`."""
+        """Return the cost of preparing the model. Raises `ModelError`."""
         ...
 
     def must_be_possible(self, location: ModelLocation, settings: EngineSettings) -> None:
-        """Raises `ModelError` where the model cannot be prepared here, or not now
-        (`cannot_afford`)."""
+        """Raise `ModelError` if the model cannot be prepared here, or not now (`cannot_afford`)."""
         ...
 
     def prepare(self, location: ModelLocation, how: Preparing) -> Prepared:
@@ -196,11 +196,11 @@ class PreparedStore(Protocol):
         ...
 
     def verify(self, directory: Path) -> list[str]:
-        """Read all of a prepared model: what is wrong with it, in words."""
+        """Read all of a prepared model; return what is wrong with it, in words."""
         ...
 
     def remove(self, directory: Path) -> None:
-        """Delete a prepared model; a process that serves it goes on. Raises `OSError`."""
+        """Delete a prepared model; a process that serves it is not affected. Raises `OSError`."""
         ...
 
     def write_archive(self, directory: Path, file: Path) -> None:
@@ -214,38 +214,38 @@ class PreparedStore(Protocol):
         ...
 
     def leftovers(self, store: Path) -> list[Leftover]:
-        """Return what nothing needs any more. Raises `OSError`."""
+        """Return files that are not needed any more. Raises `OSError`."""
         ...
 
 
 class Engine(Protocol):
-    """Everything about one engine's models that can be asked without loading one."""
+    """Interface of an engine: questions about its models that need no loading, and loading."""
 
     name: str
-    """Stable, such as `vosk`; the key below `[engines]`."""
+    """Stable name, such as `vosk`; the key below `[engines]`."""
     store: PreparedStore | None
-    """Models that it has prepared; None: it prepares none."""
+    """Store of models that it has prepared; None: it prepares none."""
     punctuation: PunctuationEngine | None
     """Punctuation models of this engine; None: it has none."""
 
     def problem(self, directory: Path) -> str | None:
-        """Return why the directory holds no model of this engine, in words; None if it does.
-        Reads names and first bytes of files."""
+        """Return why the directory is not a model of this engine, in words; None if it is. Reads
+        names and first bytes of files."""
         ...
 
     def claims(self, directory: Path) -> bool:
         """Return whether files are there that only models of this engine have, complete or not:
-        then its `problem` is the one to tell."""
+        then its `problem` is the one to report."""
         ...
 
     def missing(self) -> str | None:
         """Return what has to be installed before this engine can load anything, with the command;
-        None if nothing has."""
+        None if nothing is missing."""
         ...
 
     def forms(self, location: ModelLocation, settings: EngineSettings) -> list[Form]:
-        """Return the ways to load the model, best first; reads names, sizes and first bytes.
-        Raises `ModelError`."""
+        """Return the ways to load the model, best first; reads names, sizes and first bytes. Raises
+        `ModelError`."""
         ...
 
     def load(self, location: ModelLocation, options: Mapping[str, Any]) -> Model:
@@ -253,12 +253,13 @@ class Engine(Protocol):
         ...
 
     def improvement(self, location: ModelLocation, settings: EngineSettings) -> Improvement | None:
-        """Return what preparing it would change; None where it is prepared, or would not pay."""
+        """Return the change that preparing it would bring; None if it is prepared, or if preparing
+        is not worth it."""
         ...
 
     def sound(self, form: Form, *, thorough: bool) -> str | None:
-        """Return what is damaged of the form's files since they were made; None if nothing is.
-        Asked after a crash, of forms that have been prepared. `thorough`: read them all."""
+        """Return which of the form's files was damaged since they were made, in words; None if none
+        was. Called after a crash, for forms that have been prepared. `thorough`: read all files."""
         ...
 
     def findings(self, settings: EngineSettings) -> list[Finding]:

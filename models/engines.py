@@ -1,4 +1,4 @@
-"""Chooses the engine of a model: the only module that knows which engines there are.
+"""Choice of a model's engine: the only module that knows which engines there are.
 
 Importing it loads no engine.
 """
@@ -14,12 +14,12 @@ from models.engine import Engine
 from models.punctuation import PunctuationEngine, PunctuationModel, Punctuator
 
 _MODULES = ("models.vosk.engine", "models.sherpa.engine")
-"""Each has its engine as `ENGINE`. The first that takes a directory has it."""
+"""Modules that have an engine as `ENGINE`. The first that accepts a directory gets it."""
 
 
 @functools.cache
 def installed_engines() -> tuple[Engine, ...]:
-    """Return all engines of this installation, first the one that is asked first."""
+    """Return all engines of this installation, in the order in which they are tried."""
     return tuple(_engines())
 
 
@@ -42,7 +42,7 @@ def engine_of(directory: Path) -> Engine:
 
 
 def model_problem(directory: Path) -> str | None:
-    """Return what an engine misses in a directory, in words: the one whose files are there, or
+    """Return what an engine misses in a directory, in words: the engine whose files are there, or
     else each. None if it holds a model."""
     found = [(engine, engine.problem(directory)) for engine in installed_engines()]
     if any(problem is None for _, problem in found):
@@ -59,7 +59,7 @@ def model_problem(directory: Path) -> str | None:
 def _claims(engine: Engine, directory: Path) -> bool:
     try:
         return engine.claims(directory)
-    except OSError:  # its problem says so
+    except OSError:  # its `problem` reports that
         return False
 
 
@@ -70,7 +70,7 @@ def content_problem(directory: Path) -> str | None:
 
 
 def punctuation_problem(directory: Path) -> str | None:
-    """Return why the directory holds no punctuation model, in words; None if it does."""
+    """Return why the directory is not a punctuation model, in words; None if it is."""
     problems = [
         problem
         for engine in installed_engines()
@@ -86,7 +86,7 @@ def punctuation_problem(directory: Path) -> str | None:
 
 
 def punctuation_model(directory: Path) -> PunctuationModel:
-    """Return what is known of a punctuation model. Raises `ModelError`."""
+    """Return the facts about a punctuation model. Raises `ModelError`."""
     return _punctuation_engine(directory)[1].model(directory)
 
 

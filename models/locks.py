@@ -1,4 +1,5 @@
-"""Locks between processes, as files: held by one at a time, and released however that ends."""
+"""Locks between processes, as files: held by one process at a time, and released however it
+ends."""
 
 import contextlib
 import fcntl
@@ -9,7 +10,7 @@ from typing import TextIO
 
 
 class Held(Exception):
-    """Another process holds the lock; the text is its process id, where it has written it."""
+    """Lock that another process holds; the text is its process id, if it has written that."""
 
 
 @contextlib.contextmanager
@@ -25,7 +26,7 @@ def hold(file: Path) -> Iterator[None]:
         lock.flush()
         yield
     finally:
-        # A process that has opened it meanwhile finds that the name is gone, and opens it again.
+        # A process that has opened it meanwhile notices that the name is gone, and opens it again.
         file.unlink(missing_ok=True)
         lock.close()
 
@@ -49,7 +50,7 @@ def _lock(file: Path) -> TextIO:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """The open file still has this name: its last holder has not removed it since it was opened."""
+    """Return whether the open file still has this name: its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

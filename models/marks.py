@@ -1,4 +1,4 @@
-"""Punctuation marks and case, moved from a punctuation model's answer to the text it was given.
+"""Punctuation marks and case, copied from a punctuation model's answer to the original text.
 
 A model may lose words, split numbers or change spaces. Only its marks and its case are used: the
 letters of a text, and their order, stay as they were.
@@ -8,16 +8,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-TOKENS_MOST = 2000
-"""Words and characters of one text that get marks; what follows stays as it is."""
+from models.scripts import FULL_WIDTH_SIGNS, UNSPACED
 
-_UNSPACED = "\u2e80-\u2fdf\u3040-\u30ff\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_UNSPACED += "\U00020000-\U0003ffff"
-"""Scripts that are written without spaces: each character is a token."""
-_SIGNS = "\u3001-\u303f\uff01-\uff0f\uff1a-\uff20"
-"""Full-width punctuation."""
-_TOKEN = re.compile(f"(\\s*)([{_UNSPACED}]|[{_SIGNS}]|[^\\s{_UNSPACED}{_SIGNS}]+)")
-_CHARACTER = re.compile(f"[{_UNSPACED}]")
+TOKENS_MOST = 2000
+"""Words and characters of one text that get marks; the rest stays as it is."""
+
+_TOKEN = re.compile(
+    f"(\\s*)([{UNSPACED}]|[{FULL_WIDTH_SIGNS}]|[^\\s{UNSPACED}{FULL_WIDTH_SIGNS}]+)"
+)
+_CHARACTER = re.compile(f"[{UNSPACED}]")
 _FULL_WIDTH = str.maketrans(",.?!", "，。？！")
 _ASCII = str.maketrans("，。？！、", ",.?!,")
 _MARKS = frozenset("，。？！、,.?!")
@@ -26,8 +25,8 @@ _ENDS = frozenset("。？！.?!")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of what a model is given at once. `tokens`: words, and characters of scripts without
-    spaces; `letters`: of them all."""
+    """Bounds of a model's input. `tokens`: words, and characters of scripts without spaces;
+    `letters`: of them all."""
 
     tokens: int
     letters: int
@@ -39,23 +38,23 @@ class _Token:
     spaced: bool
     """True if there is a space before it."""
     spoken: str
-    """Letters, digits and apostrophes of it, which a model is given."""
+    """Letters, digits and apostrophes of it, which the model is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A token in a model's answer: its letters, and the mark behind it."""
+    """Token in a model's answer: its letters, and the mark behind it."""
 
     letters: str
     mark: str
 
 
 def with_marks(text: str, ask: Callable[[str], str], limits: Limits, *, cases: bool) -> str:
-    """Return the text with the marks that a model puts into it, and with its case where `cases`.
+    """Return the text with the marks that a model puts into it, and with its case if `cases`.
 
-    `ask`: returns a model's answer to some words, and is called once for each part of a long text.
-    Marks are full-width where the text has Chinese characters. A word that has capitals keeps its
-    own case, unless all words of the text are in capitals, as some models write them.
+    `ask` returns a model's answer to some words, and is called once for each part of a long text.
+    Marks are full-width if the text has Chinese characters. A word that has capitals keeps its own
+    case, unless all words of the text are in capitals, as some models write them.
     """
     tokens = [
         _Token(match[2], bool(match[1]), "".join(filter(_is_spoken, match[2])))
@@ -93,7 +92,8 @@ def _recased(text: str, letters: str) -> str:
 
 
 def _answers(spoken: Sequence[str], ask: Callable[[str], str], limits: Limits) -> list[_Written]:
-    """Return the answers for the first tokens: for all of them, unless the model's make no sense.
+    """Return the answers for the first tokens: for all of them, unless some of the model's answers
+    are invalid.
 
     A part ends where the last sentence in it ends, so that the next one begins with a sentence.
     """
@@ -113,7 +113,7 @@ def _answers(spoken: Sequence[str], ask: Callable[[str], str], limits: Limits) -
 
 def _last_end(found: Sequence[_Written]) -> int:
     """Return how many words of a part come before the end of its last sentence, or else clause; 0
-    where it has none. The mark behind the last word does not count: it is there for the cut."""
+    if it has none. The mark behind the last word does not count: it is caused by the cut."""
     marked = [(n, one.mark) for n, one in enumerate(found[:-1], 1) if one.mark]
     ends = [n for n, mark in marked if mark in _ENDS]
     return max(ends or [n for n, _ in marked] or [0])
@@ -132,12 +132,12 @@ def _part(spoken: Sequence[str], start: int, limits: Limits) -> list[str]:
 
 def _joined(part: Sequence[str]) -> str:
     """Return the tokens as one text, with spaces around words."""
-    return re.sub(f"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])", "", " ".join(part))
+    return re.sub(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", " ".join(part))
 
 
 def _found(part: Sequence[str], answer: str) -> list[_Written]:
-    """Return the tokens of `part` as the answer has them: all, or the first ones where it has lost
-    some; none where it is of other words."""
+    """Return the tokens of `part` as the answer has them: all, or the first ones if it has lost
+    some; none if it has other words."""
     found: list[_Written] = []
     at = 0
     for word in part:

@@ -1,4 +1,4 @@
-"""What this processor can do, by the kernel's word."""
+"""Features of this processor, as the kernel reports them."""
 
 import functools
 import platform
@@ -12,7 +12,7 @@ multiplication and addition."""
 
 @functools.cache
 def processor_flags() -> frozenset[str]:
-    """This processor's flags by /proc/cpuinfo: "flags" on x86, "Features" on aarch64."""
+    """Return this processor's flags from /proc/cpuinfo: "flags" on x86, "Features" on aarch64."""
     named = {"x86_64": "flags", "aarch64": "Features"}.get(platform.machine())
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
         name, _, value = line.partition(":")

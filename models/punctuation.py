@@ -1,4 +1,4 @@
-"""Punctuation models: what is known of one before it is loaded, and what a loaded one does.
+"""Punctuation models: facts about one before it is loaded, and the interface of a loaded one.
 
 Such a model puts punctuation marks, and maybe capitals, into texts of speech models that give none.
 Each engine that has some offers them as `models.engine.Engine.punctuation`.
@@ -14,11 +14,11 @@ from models.prediction import Part, Prediction
 
 @dataclass(frozen=True, slots=True)
 class PunctuationModel:
-    """A punctuation model in a directory. Sizes in bytes, `load_s` in seconds."""
+    """Punctuation model in a directory. Sizes in bytes, `load_s` in seconds."""
 
     directory: Path
     languages: tuple[str, ...]
-    """BCP 47 tags."""
+    """BCP 47 tags of its languages."""
     cases: bool
     """True if it writes capitals, too."""
     part: Part
@@ -26,7 +26,7 @@ class PunctuationModel:
     growth: int
     """Memory by which each worker that uses it grows."""
     loading: int
-    """Held beside it while it is loaded, and released after that."""
+    """Memory held beside it during the load, and released after that."""
     load_s: float
 
     @property
@@ -62,12 +62,12 @@ class PunctuationEngine(Protocol):
     """The punctuation models of one engine."""
 
     def problem(self, directory: Path) -> str | None:
-        """Return why the directory holds none, in words; None if it does. Reads names and first
-        bytes of files."""
+        """Return why the directory is not a punctuation model, in words; None if it is. Reads names
+        and first bytes of files."""
         ...
 
     def model(self, directory: Path) -> PunctuationModel:
-        """Return what is known of the model. Raises `ModelError`."""
+        """Return the facts about the model. Raises `ModelError`."""
         ...
 
     def load(self, directory: Path) -> Punctuator:

@@ -1,4 +1,4 @@
-"""Which model to use for a language: decided from memory and published error rates."""
+"""Recommendation of a model for a language, from memory and published error rates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from models.catalog import ErrorRate
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model that recognises the language. `rates`: published for it. `memory`: bytes that it and
+    """Model that recognises the language. `rates`: published for it. `memory`: bytes that it and
     its workers need; `fits`: there is room for that. `obtainable`: its engine is installed or can
     be. `preferred`: the catalogue recommends it for the language."""
 
@@ -23,14 +23,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The model to use, and why, in words."""
+    """Model to use, and the reason, in words."""
 
     name: str
     why: str
 
 
 def recommend(candidates: Sequence[Candidate]) -> Recommendation | None:
-    """Return the best of the models that fit and can be had; None if there is none.
+    """Return the best of the models that fit and are obtainable; None if there is none.
 
     A model for which the same source publishes more errors on the same recordings than for another
     is left out. Of the rest, the catalogue's own recommendation comes first, then models with any

@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def run_steps(steps: Generator[None, None, T]) -> T:
-    """Do all steps without a break. Returns their result."""
+    """Do all steps without a break; return their result."""
     while True:
         try:
             next(steps)

@@ -1,3 +1,3 @@
 """A speech recognition server: HTTP API, live streams, jobs, settings and command line."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -15,7 +15,7 @@ def _must_be_linux() -> None:
         return
     where = "in WSL (wsl --install)" if system == "win32" else "in a virtual machine"
     raise SystemExit(
-        f"Error: modelserver runs on Linux only, and this is {system}. Install it {where}, "
+        f"Error: modelserver needs Linux, and this is {system}. Install it {where}, "
         "or use its container image (docs/install.md)."
     )
 
@@ -31,8 +31,8 @@ def _trust_no_working_directory() -> None:
 
 
 def _end_at_once(number: int, _: object) -> None:
-    """Until the server's own handlers are there. The first process of a container has no default
-    action of its own for these, and would not hear them."""
+    """Exit on a signal until the server's own handlers are installed. The first process of a
+    container has no default action for these signals and would ignore them."""
     os._exit(128 + number)
 
 
@@ -52,13 +52,14 @@ def main() -> None:
             raise SystemExit(status)
     try:
         from modelserver.cli import main as command_line
+
+        command_line()
     except (ImportError, AttributeError) as error:
         from modelserver.own_packages import replaced_packages
 
         if not (problems := replaced_packages()):
             raise
         raise SystemExit("\n".join(f"Error: {problem}" for problem in problems)) from error
-    command_line()
 
 
 if __name__ == "__main__":

@@ -1,20 +1,16 @@
-"""How to install an extra of this package where it runs."""
+"""Instructions to install this repository's second distribution beside this one."""
 
 import shlex
 import sys
+from pathlib import Path
 
-
-def how_to_install(extra: str) -> str:
-    """Return the command that installs `extra` into the environment that runs this.
-
-    The plain `pip install modelserver[...]` would ask a package index for the name, from any
-    environment.
-    """
-    return f"{shlex.quote(sys.executable)} -m pip install 'modelserver[{extra}]'"
+from models.extras import NOTE, package_installer
 
 
 def how_to_install_tools(extra: str = "") -> str:
-    """Return the end of a sentence: how to install this repository's second distribution."""
+    """Return the end of a sentence: how to install modelserver-tools."""
     what = shlex.quote(f"./tools[{extra}]") if extra else "./tools"
-    python = shlex.quote(sys.executable)
-    return f"modelserver-tools: in a checkout of modelserver, run {python} -m pip install {what}"
+    if (Path(sys.prefix) / NOTE).is_file():
+        own = f"python3 -m venv tools-env && tools-env/bin/pip install . {what}"
+        return f"modelserver-tools: in a checkout of modelserver, run {own}"
+    return f"modelserver-tools: in a checkout of modelserver, run {package_installer()} {what}"

@@ -20,21 +20,22 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 _LOOK_S = 0.005
 _HALF_A_REQUEST_S = 2.0
-"""Who has sent half a request's head, which cannot be handed on, has so long for the rest."""
+"""Seconds for the rest of a request's head: a connection with half a head cannot be handed over."""
 
 Give = Callable[[str, socket.socket], Awaitable[bool]]
-"""Hand a connection on that came in by the socket of that name; False if nobody takes it."""
+"""Function that hands over a connection, given the name of the socket that accepted it; returns
+False if no process takes it."""
 
 
 class CannotListen(Exception):
-    """An address cannot be had; the text says which and why."""
+    """Failure to listen on an address; the text says which and why."""
 
 
 class PublicListeners:
-    """Takes the addresses at once, and accepts when it is told to."""
+    """Listeners of the public ports. Binds the addresses immediately, and accepts when asked to."""
 
     def __init__(self, settings: Settings, sockets: Sockets) -> None:
-        """Raises `CannotListen`."""
+        """Bind the public ports. Raises `CannotListen`."""
         self._sockets = sockets
         self._listening = {}
         for name, port, setting in (
@@ -80,7 +81,7 @@ class PublicListeners:
         await self.adopt()
 
     async def adopt(self) -> None:
-        """The connections that have been handed to us meanwhile."""
+        """Serve the connections that have been handed over meanwhile."""
         handed = self._sockets.connections
         while handed:
             name, sock = handed.pop()

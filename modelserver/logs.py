@@ -34,7 +34,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _wanted: dict[str, object] = {"name": "info", "number": logging.INFO}
 
 _LAST_LINES_S = 1.0
-"""How long the end of the process waits for lines to be written."""
+"""Seconds for which the process waits at its end for lines to be written."""
 
 
 def configure_logs(settings: LogSettings) -> None:

@@ -13,8 +13,8 @@ _DISTRIBUTION = "modelserver"
 
 
 def replaced_packages() -> list[str]:
-    """What is in the place of a package of ours, or shares its directory, and what to do about it:
-    a sentence for each; none where there is nothing."""
+    """Return a sentence for each package of ours that another distribution replaces or whose
+    directory it shares, with what to do; an empty list if there is none."""
     ours = Path(__file__).parents[1]
     owners = importlib.metadata.packages_distributions()
     said = []
@@ -24,17 +24,14 @@ def replaced_packages() -> list[str]:
             said.append(
                 f"the package {name!r} of this environment is also that of "
                 f"{' and '.join(others)}, whose files replace ours: pip uninstall "
-                f"{' '.join(others)}, then pip install --force-reinstall --no-deps modelserver; or "
-                "install modelserver in an environment of its own (pipx install modelserver)"
+                f"{' '.join(others)}, then install modelserver again; or install it in an "
+                "environment of its own"
             )
             continue
         spec = importlib.util.find_spec(name)
         found = None if spec is None or spec.origin is None else Path(spec.origin)
         if found is None:
-            said.append(
-                f"the package {name!r} is missing in {ours}: pip install --force-reinstall "
-                "--no-deps modelserver"
-            )
+            said.append(f"the package {name!r} is missing in {ours}: install modelserver again")
         elif found.parent != ours / name:
             said.append(
                 f"{found} is found as {name!r} before the one in {ours / name}: start modelserver "

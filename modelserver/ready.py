@@ -1,4 +1,4 @@
-"""Whether a running server can transcribe now, asked in as little memory and time as can be.
+"""Check whether a running server can transcribe now, in as little memory and time as possible.
 
 A health check runs every few seconds, inside the server's own memory limit: nothing but the
 standard library is imported here, and little of that. `modelserver ready` begins with it.
@@ -63,7 +63,7 @@ def ask(host: str, port: int, timeout_s: float) -> str:
         raise NotReady(str(document["error"]["message"]))
     except (ValueError, KeyError, TypeError) as error:
         said = b" ".join(status).decode("latin-1") or "nothing that is HTTP"
-        raise NotReady(f"what answers at {url} is no such server: {said}") from error
+        raise NotReady(f"{url} answered, but it is not a modelserver: {said}") from error
 
 
 def _parsed(arguments: list[str]) -> dict[str, str] | None:

@@ -18,7 +18,7 @@ class Refusal(Exception):
         *,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`headers`: of the answer over HTTP."""
+        """Describe the refusal. `headers`: of the answer over HTTP."""
         super().__init__(message)
         self.code = code
         self.message = message

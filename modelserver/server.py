@@ -12,13 +12,13 @@ from typing import Any
 import structlog
 import uvloop
 
+from models.extras import how_to_install
 from modelserver import __version__
 from modelserver.access.keyring import KeysUnreadable
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.api.jobs import message_of
 from modelserver.api.routes import build_application, build_vosk_application
 from modelserver.assistant.service import Assistant
-from modelserver.extras import how_to_install
 from modelserver.handover import Predecessor, Sockets, Upgrader
 from modelserver.handover.sockets import Inherited, connection_name, stored_name
 from modelserver.handover.systemd import Notifier, keep_systemd_informed
@@ -38,7 +38,7 @@ from supervisor import AllocatorMissing, directory_problem, raise_descriptor_lim
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 _PATIENCE_S = 30.0
-"""Clients that were there before this process wait so long for the model; then they are told."""
+"""Seconds for which clients of the process before this one wait for the model."""
 _JOBS_S = 10.0
 _HEARD_S = 5.0
 
@@ -180,16 +180,16 @@ class Server:
         stop = asyncio.create_task(self._stop.first.wait())
         gone = asyncio.create_task(predecessor.gone.wait())
         await asyncio.wait({loaded, stop, gone}, return_when=asyncio.FIRST_COMPLETED)
-        # With nobody serving, clients wait no longer than after a restart.
+        # While no process serves, clients wait no longer than after a restart.
         await asyncio.wait({loaded, stop}, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         for task in (stop, gone):
             task.cancel()
         if not loaded.done():
             loaded.cancel()
         if self._stop.first.is_set():
-            raise CannotStart("it was told to stop before it had begun")
+            raise CannotStart("it was stopped before it had started")
         if predecessor.is_there and (reason := loaded.result()) is not None:
-            raise CannotStart(f"it does not take the place of the server before: {reason}")
+            raise CannotStart(f"it does not replace the old server: {reason}")
 
     def _prepare_to_accept(self) -> None:
         service = self._service
@@ -237,7 +237,8 @@ class Server:
     # --- ending ---------------------------------------------------------------------------------
 
     async def _leave(self) -> None:
-        """Somebody takes our place, now or as soon as we have gone; or nobody."""
+        """Leave the place to the process that takes over, now or after this one has exited; or stop
+        serving."""
         service, drain_s = self._service, self._settings.drain_s
         began = time.monotonic()
         upgraded = self._upgrader.leaving.is_set()
@@ -299,7 +300,7 @@ class Server:
 
 
 def _must_keep_jobs(directory: Path) -> None:
-    """Raises `CannotStart` where the jobs of the server before could not go on."""
+    """Raise `CannotStart` if the jobs of the server before could not continue."""
     if (problem := why_unusable(directory)) is not None:
         raise CannotStart(
             f"jobs.directory: {problem}; with jobs.queue = 0 the server starts without jobs"
@@ -313,10 +314,13 @@ def _warn(service: SpeechService) -> None:
         log.warning(
             "server.exposed",
             host=settings.host,
-            reason="anybody who reaches this address may use it: auth.keys_file is not set",
+            reason="every client that reaches this address may use it: auth.keys_file is not set",
         )
     if not service.access.open and settings.wyoming.uri:
-        log.warning("wyoming.exposed", reason="its protocol has none: auth does not hold there")
+        log.warning(
+            "wyoming.exposed",
+            reason="the Wyoming protocol has no authentication: auth does not apply to it",
+        )
 
 
 async def _first_of(*events: asyncio.Event) -> None:
@@ -358,7 +362,8 @@ async def _tell_when_ready(service: SpeechService, started: float) -> None:
 
 
 def _tell_if_failed(task: asyncio.Task[None]) -> None:
-    """The service manager would be told nothing any more, and nobody why."""
+    """Log the failure of the task that informs the service manager, which would otherwise fail
+    unnoticed."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("server.task_failed", task="service manager", exc_info=error)
 

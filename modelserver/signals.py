@@ -24,7 +24,7 @@ class Hangups:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._told.set)
 
     async def obeyed_by(self, reloader: Reloader, stop: "StopSignals") -> None:
-        """For ever; what came while the server was starting is not forgotten."""
+        """Reload on each signal, forever; signals that came during the server's start count."""
         while True:
             await self._told.wait()
             self._told.clear()
@@ -66,7 +66,7 @@ class UpgradeSignals:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, self._told.set)
 
     async def obeyed_by(self, upgrader: Upgrader) -> None:
-        """For ever; what came while the server was starting is not forgotten."""
+        """Upgrade on each signal, forever; signals that came during the server's start count."""
         while True:
             await self._told.wait()
             self._told.clear()

@@ -92,7 +92,7 @@ _HOMES = (
     *("dispatch.stream", "guard.limits", "guard.guard", "guard.status", "dispatch.admission"),
     *("status", "pool"),
 )
-"""Where the names are, the modules that need little before those that need more."""
+"""Modules that hold the names above; those that need little come before those that need more."""
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ class JobResult:
     queued_s: float
     run_s: float
     deaths: tuple[Death, ...]
-    """The workers that died of earlier attempts."""
+    """Ends of workers in earlier attempts."""
 
 
 def _new_future() -> "asyncio.Future[JobResult]":
@@ -40,27 +40,27 @@ def _now() -> float:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One job in the pool's hands."""
+    """A job that was given to the pool."""
 
     request: dict[str, Any]
     spool: JobInput | None = None
     on_progress: Callable[[Any], None] | None = None
     units: float | None = None
-    """Its size, in units of the caller's choice, such as seconds of audio."""
+    """Size, in units of the caller's choice, such as seconds of audio."""
     request_id: str | None = None
-    """The caller's name for it, for the log."""
+    """Identifier that the caller chose, for the log."""
     client: str | None = None
-    """The client whose turn it takes."""
+    """Client that sent it, for fair queueing."""
     id: int = 0
     message: bytes = b""
-    """What its worker is sent."""
+    """Message for its worker."""
     future: "asyncio.Future[JobResult]" = field(default_factory=_new_future)
     submitted: float = field(default_factory=_now)
     started: float = 0.0
     state: JobState = JobState.WAITING
     deaths: list[Death] = field(default_factory=list)
     never_begun: int = 0
-    """How many workers it was given to that ended before they had begun it."""
+    """Number of workers that ended before they had begun it."""
 
     def succeed(self, value: Any, run_s: float) -> None:
         """Resolve with the result."""

@@ -1,4 +1,4 @@
-"""The supervisor's log: events that never fail.
+"""The supervisor's log: logging never raises.
 
 A log that cannot be written (a full disk, a closed pipe) must not stop a change of state half way.
 """
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 class _Unfailing:
-    """A logger whose methods raise nothing. Its library is loaded with the first event, since the
-    processes of the tree have none."""
+    """Logger whose methods raise nothing. Its library is loaded with the first event, since the
+    processes of the tree do not need it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -28,5 +28,5 @@ class _Unfailing:
 
 
 def get_logger(name: str) -> "structlog.stdlib.BoundLogger":
-    """A logger of structlog's by that name, which drops what it cannot write."""
+    """Return a logger of structlog by that name, which drops what it cannot write."""
     return cast("structlog.stdlib.BoundLogger", _Unfailing(name))

@@ -1,4 +1,4 @@
-"""A bounded ring of records that takes little memory: many of them for long are no growth."""
+"""A bounded ring of packed records, which takes little memory however long it is filled."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,29 +13,29 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class PackedRing(Generic[Record]):
-    """The newest records of one kind, the oldest of them first; each is packed, and made anew when
-    somebody looks at it."""
+    """The newest records of one kind, the oldest of them first. Each is packed, and decoded when it
+    is read."""
 
     __slots__ = ("_decoder", "_packed")
 
     def __init__(
         self, decoder: "msgspec.msgpack.Decoder[Record]", most: int, packed: Iterable[bytes] = ()
     ) -> None:
-        """`packed`: what it begins with."""
+        """Create a ring of at most `most` records, beginning with `packed`."""
         self._decoder = decoder
         self._packed: deque[bytes] = deque(packed, maxlen=most)
 
     @classmethod
     def of(cls, kind: type[Record], most: int) -> "PackedRing[Record]":
-        """An empty one."""
+        """Return an empty ring."""
         return cls(msgspec.msgpack.Decoder(kind), most)
 
     def append(self, record: Record) -> None:
-        """Append a record; the oldest goes where there are too many."""
+        """Append a record; the oldest is removed if there are too many."""
         self._packed.append(_encode(record))
 
     def newest(self, most: int) -> "PackedRing[Record]":
-        """At most so many of them, as a ring of their own that shares their memory."""
+        """Return a ring of at most the `most` newest records, which shares their memory."""
         return PackedRing(self._decoder, most, islice(self._packed, max(0, len(self) - most), None))
 
     def __len__(self) -> int:

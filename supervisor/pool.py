@@ -1,4 +1,4 @@
-"""The pool: takes jobs in, queues them, gives each to a worker, and again if the worker dies.
+"""The pool: admits jobs, queues them, and gives each to a worker, or to another if that one dies.
 
 A twenty-line example, complete but for the model, which any module may hold::
 
@@ -64,13 +64,15 @@ class Pool:
         measure: Callable[[Any], float] | None = None,
         memory: MemorySettings | None = None,
     ) -> None:
-        """`spools`: where the inputs come from, if their memory is to be limited too. `guard`: one
-        that several pools share, and that is entered already; without it the pool has its own.
-        `sound`: asked after a worker has crashed, before what it had at hand runs again: whether
-        what the model was loaded from is still what it was. If not, the target is asked for and
-        loaded anew.
-        `measure`: the size in units that an answer tells of its job, where its caller could only
-        believe what the input says of itself. `memory`: what its own guard keeps to."""
+        """Create a pool.
+
+        `spools`: the store of the inputs, if their memory is to be limited, too. `guard`: a guard
+        that several pools share and that is entered already; without it the pool has its own.
+        `sound`: called after a worker has crashed, before its work runs again; returns whether the
+        files of the model are intact. If not, the target source is called and the model loaded
+        again. `measure`: returns the size in units that a result reports, for callers that only
+        know what the input claims. `memory`: settings of the pool's own guard.
+        """
         self.settings = settings or PoolSettings()
         assert guard is None or memory is None, "a guard has memory settings of its own"
         self._guard = guard or Guard(memory, spools)
@@ -101,61 +103,62 @@ class Pool:
                 await self._guard.__aexit__(*exception)
 
     async def wait_ready(self) -> None:
-        """Until a worker is able to take a job."""
+        """Wait until a worker is able to take a job."""
         await self._lifecycle.changes.until(lambda: self._lifecycle.unready_reason() is None)
 
     def unready_reason(self) -> str | None:
-        """Explain why no worker is able now; None if one is."""
+        """Explain why no worker is able now; return None if one is."""
         return self._lifecycle.unready_reason()
 
     async def headroom(self) -> Headroom:
-        """Return what there is for a model and its workers: for a target source to choose by."""
+        """Return the memory for a model and its workers, by which a target source may choose."""
         return await self._dispatcher.headroom()
 
     async def renewed(self) -> str | None:
-        """`renew`, and wait until it is over: None, or why it came to nothing."""
+        """Call `renew`, and wait until it is done; return None, or why it failed."""
         wanted = self._lifecycle.renew()
         await self._lifecycle.changes.until(lambda: self._lifecycle.answered >= wanted)
         return self._lifecycle.not_renewed or self.unready_reason()
 
     def not_renewed(self) -> str | None:
-        """Explain why the last `renew` came to nothing; None if it did not, or there was none."""
+        """Explain why the last `renew` failed; return None if it did not, or there was none."""
         return self._lifecycle.not_renewed
 
     def renew(self) -> None:
-        """Ask for the target again, load it beside the model that serves, and move over to it
-        worker by worker, without losing a job. If it cannot be loaded all stays as it is.
+        """Call the target source again, load its target beside the model that serves, and move over
+        to it worker by worker, without losing a job. If it cannot be loaded, nothing changes.
 
-        Where there is no room for both (`Target.needs`), the one that serves goes first."""
+        Without enough memory for both (`Target.needs`), the model that serves is unloaded first.
+        """
         self._lifecycle.renew()
 
     def hopeless(self) -> bool:
-        """No worker is able, and it will take longer than the milliseconds of a replacement."""
+        """Return whether no worker is able, and none will be within milliseconds."""
         return self._lifecycle.hopeless()
 
     def failed(self) -> bool:
-        """Loading has failed at least once, and no worker is able."""
+        """Return whether loading has failed at least once, and no worker is able."""
         return self._lifecycle.load_failures > 0 and self.unready_reason() is not None
 
     async def loaded_or_failed(self) -> str | None:
-        """Wait until a worker is able (None), or loading has failed (why)."""
+        """Wait until a worker is able (None), or loading has failed (return why)."""
         await self._lifecycle.changes.until(lambda: self.unready_reason() is None or self.failed())
         return self.unready_reason()
 
     def load_death(self) -> DeathRecord | None:
-        """Return how the fork server ended that was loading last, if it did not get its model
-        loaded: for a target source, which may then choose something else."""
+        """Return how the last loading fork server ended, if it ended before its model was loaded:
+        for a target source, which may then choose another form."""
         error = self._lifecycle.load_error
         death = error.death if isinstance(error, ForkServerLost) else None
         return None if death is None else self._guard.history.record(death)
 
     def load_refused(self) -> bool:
-        """Tell whether the last load was refused (`LoadRefused`): nothing can be concluded about
-        the model or its form, and it is not repeated until `renew` is called."""
+        """Return whether the last load was refused (`LoadRefused`): that says nothing about the
+        model or its form, and it is not repeated until `renew` is called."""
         return isinstance(self._lifecycle.load_error, LoadRefused)
 
     def report(self) -> dict[str, Any]:
-        """Return what the loaded model tells about itself; empty while there is none."""
+        """Return what the loaded model reports about itself; empty if there is none."""
         return self._lifecycle.report()
 
     @property
@@ -164,24 +167,24 @@ class Pool:
         return dict(self._lifecycle.deaths.by_cause)
 
     def load_times(self) -> tuple[float, float] | None:
-        """Seconds that loading and warming took; None while no model is loaded."""
+        """Return the seconds that loading and warming took; None while no model is loaded."""
         loaded = self._lifecycle.loaded()
         return (loaded.load_s, loaded.warm_s) if loaded else None
 
     def watched(self) -> bool:
-        """Tell whether the pool's own tasks live, and the guard has looked lately."""
+        """Return whether the pool's own tasks run, and the guard has looked recently."""
         return self._lifecycle.alive() and self._dispatcher.alive() and self._guard.alive()
 
     def recycle(self, slot: int, reason: str = "an operator asked for it") -> list[int]:
-        """Replace the workers of this slot, after their jobs; returns their pids."""
+        """Replace the workers of this slot, after their jobs; return their pids."""
         workers = [w for w in self._lifecycle.workers if w.slot == slot and w.running]
         for worker in workers:
             worker.recycle(reason)
         return [worker.pid for worker in workers]
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take no new jobs, ask the streams to end, and wait for what is inside; True if all was
-        done in time."""
+        """Take no new jobs, ask the streams to end, and wait for all that are inside; return
+        whether all were done in time."""
         self._admissions.draining = True
         self.end_streams()
         try:
@@ -203,10 +206,10 @@ class Pool:
     ) -> Iterator[Admission]:
         """Take a slot for one job, before its input is read.
 
-        What is known of it helps to refuse it now rather than fail it later: its size in `units`
-        of the caller's choice (always the same, such as seconds of audio), the bytes that will
-        be spooled, and the seconds within which its answer is needed. `stream`: a job that may
-        go on for ever. `client`: whose it is; one that brings much does not keep others waiting.
+        Everything known about the job helps to refuse it now rather than fail it later: its size in
+        `units` of the caller's choice (always the same, such as seconds of audio), the bytes that
+        will be spooled, and the seconds within which its answer is needed. `stream`: a job without
+        a known end. `client`: its owner; a client that sends much does not keep others waiting.
 
         Raises `Draining`, `NotReady`, `QueueFull`, `MemoryPressure`, `ResourceExhausted` or
         `TooLarge` at once rather than wait.
@@ -217,17 +220,16 @@ class Pool:
 
     @contextlib.contextmanager
     def stream(self, *, request_id: str | None = None) -> Iterator[Stream]:
-        """Admit a stream; `Stream.begin` says what it is, and it is over at the end of the block.
-        It is carried by whatever worker is able, and goes on on another if that ends. Raises what
-        `admit` raises, and `QueueFull` where the others would be late for it."""
+        """Admit a stream, which ends with the block; call `Stream.begin` to start it. Any able
+        worker carries it, and another one if that ends. Raises what `admit` raises, and `QueueFull`
+        if other streams would be late because of it."""
         with self.admit(stream=True), self._open_stream(request_id) as stream:
             yield stream
 
     @contextlib.contextmanager
     def background_stream(self, *, request_id: str | None = None) -> Iterator[Stream]:
-        """A stream that is part of a job: it needs no slot beside that job's, and has its turns
-        when its worker has nothing else to do, so that neither streams nor other jobs wait for
-        it."""
+        """Open a stream that is part of a job: it needs no slot beside that job's, and gets steps
+        when its worker has nothing else to do, so that no stream and no other job waits for it."""
         if self._dispatcher.closed:
             raise closing()
         with self._open_stream(request_id, background=True) as stream:
@@ -252,22 +254,22 @@ class Pool:
 
     @property
     def admitted(self) -> int:
-        """Jobs that are inside, without streams."""
+        """Number of jobs that are inside, without streams."""
         return len(self._admissions.inside) - len(self._streams)
 
     @property
     def waiting(self) -> int:
-        """Of them, those that wait for a worker."""
+        """Number of admitted jobs that wait for a worker."""
         return len(self._scheduler.queue)
 
     def end_streams(self) -> None:
-        """Ask those that are open to come to their end."""
+        """Ask the open streams to come to their end."""
         for stream in self._streams.all:
             stream.ending.set()
 
     @property
     def streams(self) -> Streams:
-        """Open streams."""
+        """Streams that are open."""
         return self._streams
 
     async def run(
@@ -285,7 +287,7 @@ class Pool:
             return await admission.run(request, spool, timeout_s=timeout_s, on_progress=on_progress)
 
     def status(self) -> PoolStatus:
-        """A reading of the whole pool."""
+        """Return a reading of the whole pool."""
         return read_status(
             self._lifecycle,
             self._guard,

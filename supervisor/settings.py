@@ -1,4 +1,5 @@
-"""Settings of pools, guards and spools: which model to load and how, and what to keep to."""
+"""Settings of pools, guards and spools: which model to load and how, and which limits to
+enforce."""
 
 import enum
 import tempfile
@@ -9,7 +10,7 @@ from typing import Any
 
 
 class Allocator(enum.Enum):
-    """The setting; `AUTO` takes jemalloc where the machine has it."""
+    """Setting of the allocator; `AUTO` uses jemalloc if it is installed."""
 
     AUTO = "auto"
     JEMALLOC = "jemalloc"
@@ -17,8 +18,8 @@ class Allocator(enum.Enum):
 
 
 class Sandbox(enum.Enum):
-    """The setting: whether workers give up, after their warm-up, what they do not need. `AUTO`: as
-    much of it as this machine can; `ON`: or no model is served."""
+    """Setting of the sandbox that workers enter after their warm-up. `AUTO`: as much of it as the
+    machine supports; `ON`: all of it, or no model is served."""
 
     AUTO = "auto"
     ON = "on"
@@ -38,25 +39,25 @@ class Target:
     environment: Mapping[str, str] = field(default_factory=dict)
     import_path: tuple[str, ...] = ()
     huge_pages: bool = True
-    """Its heap on huge pages: faster where much of it is walked, a waste where little is."""
+    """Heap on huge pages: faster if much of it is used, a waste if little is."""
     needs: int | None = None
-    """Bytes that it and its workers are expected to hold, where that is known: decides whether it
-    is loaded beside the one that serves, or after that has gone."""
+    """Bytes that it and its workers are expected to hold, if known: decides whether it is loaded
+    beside the model that serves, or after that was unloaded."""
 
 
 class TargetUnavailable(Exception):
-    """There is nothing to load now; the text says why."""
+    """Error: there is nothing to load now; the text says why."""
 
 
 TargetSource = Target | Callable[[], Awaitable[Target]]
-"""A target, or what finds one anew before each load; it may raise `TargetUnavailable`, and is
-asked again later."""
+"""Target, or a function that finds one before each load; it may raise `TargetUnavailable`, and is
+called again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Memory for a model and its workers, in bytes: `now`, beside what is loaded already, and
-    `most`, if that were gone. `limit` says what bounds it."""
+    """Memory for a model and its workers, in bytes: `now`, beside what is loaded, and `most`, if
+    that were unloaded. `limit` names what bounds it."""
 
     now: int
     most: int
@@ -65,51 +66,51 @@ class Headroom:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """Limits that the guard keeps to, in bytes; None: found out from the machine."""
+    """Limits that the guard enforces, in bytes; None: derived from the machine."""
 
     limit: int | None = None
-    """All processes together."""
+    """Memory of all processes together."""
     reserve: int | None = None
-    """Left unused below the limit."""
+    """Memory that is left unused below the limit."""
     budget: int | None = None
-    """What a worker may grow by before it is recycled."""
+    """Growth of a worker after which it is recycled."""
     max_rss: int | None = None
-    """What a worker may hold, with what it shares, before it is ended; mapped files aside."""
+    """Memory of a worker, including shared memory but not mapped files, after which it is ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
-    """Limits of spools, and their directory. All sizes in bytes."""
+    """Limits of spools, and their directory. Sizes in bytes."""
 
     memory_each: int = 2 * 1024 * 1024
-    """One spool moves to disk when it grows past this."""
+    """Size past which a spool moves to disk."""
     memory_total: int = 64 * 1024 * 1024
-    """A spool moves to disk when all those in memory together would grow past this."""
+    """Total size in memory past which a spool moves to disk."""
     directory: Path = Path(tempfile.gettempdir())
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """Of each stream, in bytes of its messages or in units of the caller's choice."""
+    """Settings of each stream, in bytes of its messages or in units of the caller's choice."""
 
     window: int = 64 * 1024
-    """Sent to its worker and not answered yet, at the most, but for a single message."""
+    """Bytes sent to its worker and not answered yet, at most, except for a single message."""
     unread: int = 64
-    """Answers that nobody has taken yet: with more, its input waits."""
+    """Answers that its caller may leave unread: with more, its input waits."""
     replay: float = 60.0
-    """Units of input that are retained for a replay; what is older is lost to it."""
+    """Units of input that are retained for a replay; older input is lost to it."""
     replay_bytes: int = 16 * 1024 * 1024
-    """Of input that has to be retained whole."""
+    """Bytes of input of a stream that has to be retained whole."""
     replay_total: int = 64 * 1024 * 1024
-    """Of the input that all streams retain together: past it, the one that retains most drops its
-    replay buffer."""
+    """Bytes of input that all streams retain together: past it, the stream that retains most drops
+    its replay buffer."""
     answer_s: float = 60.0
-    """An input that is not answered for so long ends its stream."""
+    """Seconds without an answer after which a stream ends."""
     checkpoint_wait_s: float = 5.0
-    """How long a worker that is to leave waits for a stream's next checkpoint before the stream is
-    moved as it is, if nothing of it is lost by that."""
+    """Seconds that a worker that is to leave waits for a stream's next checkpoint; then the stream
+    is moved as it is, if it loses nothing by that."""
     share: float = 0.7
-    """Of the workers' time, what streams may need together."""
+    """Share of the workers' time that streams may use together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +119,22 @@ class PoolSettings:
 
     workers: int = 2
     first_slot: int = 0
-    """What the first worker is numbered, where several pools number theirs one after the other."""
+    """Number of the first worker, for several pools that are numbered consecutively."""
     queue: int = 64
     """Jobs admitted beyond those that the workers can run at once."""
     attempts: int = 2
-    """How many workers a job may use up before it is given up."""
+    """Workers that a job may lose before it fails; kills from outside do not count, up to five."""
     hang_s: float = 20.0
-    """A worker whose heartbeat is older than this is ended."""
+    """Age of a heartbeat after which a worker is ended."""
     nice: int = 5
-    """By how much the priority of fork server and workers is below the supervisor's (0 to 19), so
-    that it looks in time where they keep every processor busy."""
+    """Priority of the fork server and workers below the supervisor's (0 to 19), so that the
+    supervisor gets its turn when they use every processor."""
     load_timeout_s: float = 600.0
-    """A fork server that has not loaded its model by then is ended."""
+    """Time after which a fork server that has not loaded its model is ended."""
     allocator: Allocator = Allocator.AUTO
     streams: StreamSettings = StreamSettings()
     sandbox: Sandbox = Sandbox.OFF
-    """For models whose steps open no files and start no processes."""
+    """Sandbox of the workers, for models whose steps open no files and start no processes."""
 
     @property
     def heartbeat_s(self) -> float:

@@ -1,8 +1,8 @@
-"""Sizes as a person reads them."""
+"""Sizes in units for people."""
 
 
 def in_units(count: float) -> str:
-    """Bytes, in the unit that fits."""
+    """Return a number of bytes in a fitting unit, such as "1.5 GB"."""
     for unit, base in (("GB", 1e9), ("MB", 1e6)):
         if abs(count) >= base:
             return f"{count / base:.{1 if base == 1e9 else 0}f} {unit}"

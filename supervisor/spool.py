@@ -1,7 +1,7 @@
-"""A spool: where a job's input waits. Shared memory while it is small, an unnamed file past that.
+"""A spool: storage for a job's input, in shared memory while it is small, else in an unnamed file.
 
-A worker gets the descriptor and maps it, so the supervisor never holds the bytes in its own heap,
-and a job that has to run again still has its input.
+A worker gets the descriptor and maps it, so the supervisor never has the bytes in its own heap, and
+a job that has to run again still has its input.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from supervisor.loop.tasks import retrieve
 from supervisor.settings import SpoolLimits
 
 _DISK_WRITE_BYTES = 512 * 1024
-"""What is collected before a thread is asked to write it to disk."""
+"""Bytes that are collected before a thread writes them to disk."""
 _OF_LATE_S = 60.0
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -35,44 +35,44 @@ class SpoolUsage:
 
 
 class JobInput(Protocol):
-    """Input that a pool can give to a worker: a `Spool`, or a file that is there already."""
+    """Input that a pool can give to a worker: a `Spool`, or an existing file."""
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         ...
 
     def fileno(self) -> int:
-        """A descriptor that can be mapped."""
+        """Return a descriptor that can be mapped."""
         ...
 
     async def flush(self) -> None:
-        """Everything is where the descriptor points to. Raises `SpoolFull`."""
+        """Write everything to where the descriptor points. Raises `SpoolFull`."""
         ...
 
 
 class FileInput:
-    """A regular file as a job's input, read where it is."""
+    """Regular file as a job's input, read in place."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.size = os.fstat(file.fileno()).st_size
 
     def fileno(self) -> int:
-        """Return the file's own."""
+        """Return the file's descriptor."""
         return self._file.fileno()
 
     async def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: the file is complete."""
 
 
 class SpoolStore:
-    """Opens spools and keeps them inside `limits` together."""
+    """Opens spools and keeps their total within `limits`."""
 
     def __init__(self, limits: SpoolLimits | None = None) -> None:
         self.limits = limits or SpoolLimits()
         self.memory_allowed = True
-        """What is written from now on may be held in memory."""
+        """True if new input may be held in memory."""
         self._disk_room: int | None = None
         self._on_disk_then = 0
         self._open: set[Spool] = set()
@@ -80,41 +80,42 @@ class SpoolStore:
         self._failure: tuple[float, str] | None = None
 
     def open(self) -> "Spool":
-        """A new, empty spool; close it, or use it as `async with`."""
+        """Open a new, empty spool; close it, or use it as `async with`."""
         spool = Spool(self)
         self._open.add(spool)
         return spool
 
     def note_disk(self, room: int) -> None:
-        """Take note that so many bytes may still be written where spools go."""
+        """Record the bytes that may still be written in the spools' directory."""
         self._disk_room, self._on_disk_then = room, self.usage().disk_bytes
 
     def disk_room(self) -> int | None:
-        """Return the noted bytes less what was written since; None if nobody has looked."""
+        """Return the recorded bytes less what was written since; None if nothing was recorded."""
         if self._disk_room is None:
             return None
         return self._disk_room - (self.usage().disk_bytes - self._on_disk_then)
 
     def failure(self) -> str | None:
-        """Explain why the disk could not be used the last time, if that was of late."""
+        """Explain why the disk could not be used the last time, if that was recent."""
         if self._failure is None or time.monotonic() - self._failure[0] > _OF_LATE_S:
             return None
         return self._failure[1]
 
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
-        """Something is done there. Raises `SpoolFull` for any `OSError` but `FileExistsError`."""
+        """Run a block that uses the disk. Raises `SpoolFull` for any `OSError` but
+        `FileExistsError`."""
         try:
             yield
         except FileExistsError:
-            raise  # the disk's answer, not its failure
+            raise  # an answer of the file system, and not a failure
         except OSError as error:
             self._failure = time.monotonic(), error.strerror or str(error)
             raise SpoolFull.from_os_error(error) from error
         self._failure = None
 
     def usage(self) -> SpoolUsage:
-        """Return what is open now."""
+        """Return the present usage."""
         return SpoolUsage(len(self._open), self._memory_bytes, self._disk_bytes)
 
     def _fits_memory(self, spool: "Spool", size: int) -> bool:
@@ -128,7 +129,7 @@ class SpoolStore:
         self._count(spool, -spool.size)
 
     def _count(self, spool: "Spool", more: int) -> None:
-        """Count bytes that a spool holds more, where it is."""
+        """Count `more` bytes of a spool, in memory or on disk."""
         if spool.in_memory:
             self._memory_bytes += more
         else:
@@ -136,7 +137,7 @@ class SpoolStore:
 
 
 class Spool:
-    """One job's input: written once from front to back, then read by whoever maps it."""
+    """Input of one job: written once from front to back, then read by the processes that map it."""
 
     def __init__(self, store: SpoolStore) -> None:
         self._store = store
@@ -148,11 +149,11 @@ class Spool:
         self._closed = False
 
     def fileno(self) -> int:
-        """Return the descriptor, for a worker. Complete only after `flush`."""
+        """Return the descriptor, for a worker. Its file is complete only after `flush`."""
         return self._fd
 
     async def write(self, data: bytes | memoryview) -> None:
-        """Append. Raises `SpoolFull` where there is no space left for it."""
+        """Append data. Raises `SpoolFull` if there is no space left for it."""
         if self.in_memory and not self._store._fits_memory(self, self.size + len(data)):
             await self._move_to_disk()
         self._grow(len(data))
@@ -169,36 +170,36 @@ class Spool:
             await self.flush()
 
     async def flush(self) -> None:
-        """Everything written so far is where the descriptor points to. Raises `SpoolFull`."""
+        """Write everything to where the descriptor points. Raises `SpoolFull`."""
         if self._unwritten:
             data, self._unwritten = self._unwritten, bytearray()
             await self._in_thread(_write_all, self._fd, data)
 
     async def read(self, offset: int, size: int) -> bytes:
-        """Some of what was written. Raises `SpoolFull` where that could not be."""
+        """Read a part of what was written. Raises `SpoolFull` if that fails."""
         await self.flush()
         if self.in_memory:
             return os.pread(self._fd, size, offset)
-        fd = os.dup(self._fd)  # the spool may be closed while this goes on
+        fd = os.dup(self._fd)  # the spool may be closed meanwhile
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(None, _read_and_close, fd, size, offset))
 
     async def keep(self, directory: int, name: str) -> None:
-        """Give what was written a name in the open directory, safe from a loss of power. Raises
+        """Give the content a name in the open directory, safe from a loss of power. Raises
         `SpoolFull`, and `FileExistsError`."""
         await self.to_disk()
         await self.flush()
         await self._in_thread(_name, self._fd, directory, name)
 
     async def clear(self) -> None:
-        """Forget what was written: something else takes its place. Raises `SpoolFull`."""
+        """Remove the content, to write another. Raises `SpoolFull`."""
         await self.flush()
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
         self._grow(-self.size)
 
     def close(self) -> None:
-        """Give the space back (a worker that still maps it keeps it until it is done)."""
+        """Free the space (a worker that still maps it retains it until it is done)."""
         if not self._closed:
             self._closed = True
             self._store._closed(self)
@@ -218,7 +219,7 @@ class Spool:
             await self._move_to_disk()
 
     def seal(self) -> None:
-        """Seal what is in memory: no process can change it any more."""
+        """Seal content in memory: no process can change it any more."""
         if self.in_memory:
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
 
@@ -228,7 +229,7 @@ class Spool:
             self._store._count(self, more)
 
     async def _move_to_disk(self) -> None:
-        memfd = os.dup(self._fd)  # the spool may be closed while this goes on
+        memfd = os.dup(self._fd)  # the spool may be closed meanwhile
         copied = False
         try:
             with self._store._on_disk():
@@ -261,8 +262,9 @@ class Spool:
             await asyncio.shield(self._writing)
 
     def _close_when_written(self, fd: int) -> None:
-        """A thread whose caller was cancelled goes on: until it has ended, the descriptor's number
-        must not become somebody else's, to whom it would then write."""
+        """Close a descriptor when no thread uses it any more. A thread continues if its caller is
+        cancelled: until it has ended, the descriptor's number must not be reused, or it would write
+        to another file."""
         if self._writing is not None and not self._writing.done():
             self._writing.add_done_callback(lambda _: os.close(fd))
         else:
@@ -304,15 +306,15 @@ def _copy(source: int, target: int, size: int) -> None:
 
 
 def open_for_reading(spool: JobInput) -> int:
-    """A new descriptor of a job's input, for a worker: it can only be read, and what is in memory
-    is sealed. Raises `OSError`."""
+    """Open a new descriptor of a job's input, for a worker: it can only be read, and content in
+    memory is sealed. Raises `OSError`."""
     if isinstance(spool, Spool):
         spool.seal()
     return os.open(f"/proc/self/fd/{spool.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def directory_problem(directory: Path) -> str | None:
-    """Explain why spools cannot be stored there, in words; None if they can."""
+    """Explain why spools cannot be stored there; return None if they can."""
     try:
         os.close(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:

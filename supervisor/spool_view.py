@@ -1,4 +1,4 @@
-"""A job's input as a worker sees it: without an event loop, which is the supervisor's."""
+"""A job's input as a worker sees it, without the supervisor's event loop."""
 
 import io
 import mmap

@@ -13,7 +13,7 @@ from supervisor.processes.worker_handle import WorkerState
 
 
 class PoolState(enum.Enum):
-    """Whether jobs are taken."""
+    """State of a pool: whether it takes jobs."""
 
     NOT_READY = "not_ready"
     READY = "ready"
@@ -22,8 +22,8 @@ class PoolState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker. `growth_bytes`: what it holds of its own; `rss_bytes`: all, mapped files
-    too, None until it has been read."""
+    """Status of a worker. `growth_bytes`: its own memory; `rss_bytes`: all resident memory, mapped
+    files too, None until it has been read."""
 
     slot: int
     pid: int
@@ -32,22 +32,23 @@ class WorkerStatus:
     growth_bytes: int
     rss_bytes: int | None
     busy_s: float
-    """Seconds that it has been at work."""
+    """Seconds that it has worked."""
     silent_s: float
-    """Seconds since it last showed that it lives."""
+    """Seconds since its last sign of life."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """The whole pool. `reason` says why no job is taken; `model` is the model's own report."""
+    """Status of the whole pool. `reason` says why no job is taken; `model` is the model's own
+    report."""
 
     state: PoolState
     reason: str | None
     allocator: str
     sandbox: tuple[str, ...]
-    """What the workers have given up; empty where it is off, or nothing could be."""
+    """Sandbox measures in force in all workers; empty if it is off, or nothing is supported."""
     sandbox_missing: tuple[str, ...]
-    """What they could not, and why."""
+    """Sandbox measures that are missing, and why."""
     fork_server_pid: int | None
     model: dict[str, Any]
     workers: tuple[WorkerStatus, ...]
@@ -56,11 +57,11 @@ class PoolStatus:
     deaths: dict[Cause, int]
     last_deaths: tuple[DeathRecord, ...]
     guard: GuardStatus | None
-    """Memory and what is done about it; None until it has been read."""
+    """State of the guard; None until memory has been read."""
     starved_needs: str
-    """How much memory would end the model's being starved; empty if it is not."""
+    """Memory that would end starvation, in words; empty if the model is not starved."""
     s_per_unit: float | None
-    """Seconds of work that a unit of a job's size takes, of late; None until some were seen."""
+    """Recent seconds of work per unit of a job's size; None until some jobs were seen."""
 
 
 def read_status(
@@ -72,7 +73,7 @@ def read_status(
     waiting: int,
     s_per_unit: float | None,
 ) -> PoolStatus:
-    """Read what there is now."""
+    """Return the present status."""
     server, loaded = lifecycle.live_server(), lifecycle.loaded()
     reason = lifecycle.unready_reason()
     if draining:

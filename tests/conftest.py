@@ -36,7 +36,7 @@ from supervisor import available_memory
 SAMPLE_RATE = 16_000
 
 ONE_AFTER_THE_OTHER = {"test_guard", "test_readings", "test_serving_prepared", "test_story"}
-"""What turns swap on, or counts what the kernel kills, is best alone among its kind."""
+"""Files whose tests turn swap on, or count the kernel's kills: only one of them runs at a time."""
 
 
 def scope_of(nodeid: str) -> str:
@@ -46,8 +46,9 @@ def scope_of(nodeid: str) -> str:
 
 
 class LongestFirst(LoadScopeScheduling):
-    """Where tests run in several processes, a scope's run in one; those that took longest in
-    earlier runs begin first, so that no process is left alone with a long one at the end."""
+    """Scheduling of tests in several processes: a scope's tests run in one process, and those that
+    took longest in earlier runs begin first, so that no process is left with a long one at the
+    end."""
 
     def __init__(self, config: pytest.Config, log: Any, seconds: dict[str, float]) -> None:
         super().__init__(config, log)
@@ -78,12 +79,12 @@ class Durations:
             self.before = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """pytest's hook."""
+        """Hook of pytest: add a test's duration."""
         scope = scope_of(report.nodeid)
         self._now[scope] = self._now.get(scope, 0.0) + report.duration
 
     def pytest_sessionfinish(self) -> None:
-        """pytest's hook."""
+        """Hook of pytest: write the durations to the file."""
         partial = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(self.before | self._now))
@@ -122,7 +123,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What servers of the tests keep is not their user's, nor are their settings the machine's."""
+    """Use a state directory and settings of the tests' own, not those of the user and the
+    machine."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ["MODELSERVER_CONFIG"] = os.devnull
     configuration.SYSTEM_FILE = Path("/nonexistent/modelserver.toml")
@@ -148,7 +150,7 @@ def wav_clips(clips: list[bytes]) -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """Where prepared models are kept between runs, as a user keeps them."""
+    """Return the directory of prepared models, which is retained between runs."""
     return Settings().prepared_dir
 
 
@@ -195,11 +197,10 @@ def copied(store: Path, prepared_small: PreparedModel) -> PreparedModel:
 
 @pytest.fixture(scope="session")
 def small_settings(small: models.ModelLocation, prepared_small: PreparedModel) -> dict[str, str]:
-    """Of a server of the small model that is ready within a second."""
+    """Settings of a server of the small model that is ready within a second."""
     return {
         "MODELSERVER_MODEL": str(small.directory),
         "MODELSERVER_PREPARED_DIR": str(prepared_small.directory.parent),
-        "MODELSERVER_DEBUG_WARMUP": "none",
     }
 
 
@@ -217,10 +218,7 @@ def shared_server(
     assert compiled_graph(prepared_embedded.directory).is_file()
     directory = tmp_path_factory.mktemp("server")
     with start_server(
-        directory,
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_DEBUG_HANG_S="2",
-        MODELSERVER_WORKERS_COUNT="2",
+        directory, MODELSERVER_DEBUG_HANG_S="2", MODELSERVER_WORKERS_COUNT="2"
     ) as server:
         server.wait_ready()
         yield server
@@ -235,7 +233,7 @@ def server(shared_server: RunningServer) -> RunningServer:
 
 @pytest.fixture
 def events() -> Iterator[list[structlog.typing.EventDict]]:
-    """What is logged in this process during the test."""
+    """Events that are logged in this process during the test."""
     structlog.reset_defaults()  # a command that ran in this process may have set a level
     with structlog.testing.capture_logs() as captured:
         yield captured

@@ -1,4 +1,4 @@
-"""Fetching a model: download, check, unpack, put in place; all of it, or nothing."""
+"""Fetching a model: download, check, unpack, move into place; all of it, or nothing."""
 
 from models.fetching.install import pull, pull_file, remove
 from models.fetching.waiting import broken_downloads

@@ -1,4 +1,4 @@
-"""What zip and tar archives have in common: how large a model's archive may be, which names its
+"""Common parts of zip and tar archives: the size limits of a model's archive, the names that its
 entries may have, and how a file of it is written."""
 
 import os
@@ -11,23 +11,25 @@ from models.contract import ModelError
 from models.durable import free_for_us
 
 Progress = Callable[[int, int], None]
-"""Receives bytes done, and bytes in all."""
+"""Receiver of the bytes done, and of the total."""
 
 
 class Reader(Protocol):
-    """Bytes in order: at most `size` of them, none at the end."""
+    """Reader of bytes in order: at most `size` of them, none at the end."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 _BLOCK_BYTES = 1 << 20
 _SYNC_BYTES = 64 << 20
-"""Written to disk after so many: on a slow disk progress is real, and others can write too."""
+"""Bytes after which a file is synced: on a slow disk progress is real, and others can write,
+too."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """What a model's archive may be. `ratio`: unpacked over packed, of a file of some size."""
+    """Limits of a model's archive. `ratio`: unpacked over packed size, for files of at least
+    `ratio_from` bytes."""
 
     entries: int = 4096
     unpacked: int = 32 * 10**9
@@ -39,7 +41,7 @@ class ArchiveLimits:
 @dataclass(slots=True)
 class Entries:
     """Names of an archive's entries, checked one by one: all below one directory, none twice, none
-    that would be written elsewhere."""
+    that would be written outside."""
 
     archive: BinaryIO
     limits: ArchiveLimits
@@ -60,7 +62,7 @@ class Entries:
         return path
 
     def top(self) -> str:
-        """Return the one directory that everything is in. Raises `ModelError`."""
+        """Return the one directory that contains everything. Raises `ModelError`."""
         if len(self.tops) != 1:
             raise bad(
                 self.archive,
@@ -90,8 +92,8 @@ def must_have_room(archive: BinaryIO, target: Path, total: int) -> None:
 def write_file(
     reader: Reader, file: Path, size: int, on_block: Callable[[int], None]
 ) -> int | None:
-    """Write what `reader` gives to the new `file`, at most `size` bytes; return how many, or None
-    if there are more. `on_block` receives the bytes written so far."""
+    """Write the content of `reader` to the new `file`, at most `size` bytes; return how many, or
+    None if there are more. `on_block` receives the bytes written so far."""
     file.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with file.open("xb") as writer:

@@ -1,8 +1,8 @@
-"""Downloads one file over HTTP, and goes on where an earlier attempt broke off.
+"""Download of one file over HTTP, which resumes where an earlier attempt broke off.
 
-A part of a file is stored only where the server can be asked for the rest of that very file: it has
-said how it is told apart (ETag or Last-Modified, RFC 9110, 8.8) and takes ranges. Proxies are those
-of the environment (HTTPS_PROXY, NO_PROXY).
+A part of a file is stored only if the server can be asked for the rest of that very file: if it has
+sent a validator (ETag or Last-Modified, RFC 9110, 8.8) and accepts ranges. Proxies are those of the
+environment (HTTPS_PROXY, NO_PROXY).
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from models.contract import ModelError
 from models.durable import free_for_us
 
 Progress = Callable[[int, int], None]
-"""Told of the bytes that are here, and of how many there will be (0: not known)."""
+"""Receiver of the bytes that are here, and of the total (0: not known)."""
 
 ATTEMPTS, ATTEMPTS_ELSEWHERE = 5, 2
-"""In a row that bring nothing; the same where another server can be asked."""
+"""Attempts in a row without progress before it fails; the second if another server can be tried."""
 _ATTEMPTS_NAMELESS = 2
-"""The same where the server's name has no address: a machine without a network, mostly."""
+"""Attempts if the server's name has no address: mostly a machine without a network."""
 _FIRST_PAUSE_S = 0.5
 _CONNECT_S, _STALL_S = 20.0, 30.0
 _BLOCK_BYTES = 1 << 18
@@ -34,25 +34,26 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`size`: what it must have, None where that is not known; `most`: what it may have. Bytes."""
+    """Bounds of a file, in bytes. `size`: the exact size, None if it is not known; `most`: the
+    largest size that is accepted."""
 
     size: int | None
     most: int
 
 
 class _State(msgspec.Struct, frozen=True):
-    """What a part of a file belongs to."""
+    """Identity of the file that a stored part belongs to."""
 
     url: str
     validator: str
 
 
 class _Broken(Exception):
-    """The connection brought less than it should; the text says how."""
+    """Connection that brought less than it should; the text says how."""
 
 
 def partial_of(file: Path) -> Path:
-    """Where a part of the file is stored."""
+    """Return the file in which a part of `file` is stored."""
     return file.with_name(f"{file.name}.partial")
 
 
@@ -66,11 +67,10 @@ async def download(
     pause_s: float = _FIRST_PAUSE_S,
     attempts: int = ATTEMPTS,
 ) -> None:
-    """Bring the file at `url` to `file`. Raises `ModelError`, `OSError`.
+    """Download `url` to `file`. Raises `ModelError`, `OSError`.
 
-    Without a word for `stall_s` seconds a connection is taken for dead. After so many `attempts` in
-    a row that bring nothing it is given up. Whatever a server sends that cannot be the file is
-    deleted.
+    A connection that brings nothing for `stall_s` seconds counts as dead. After `attempts` attempts
+    in a row without progress it fails. Anything that cannot be the requested file is deleted.
     """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=stall_s)
     running = _Attempts(url, file, bounds, on_progress)
@@ -100,7 +100,7 @@ async def download(
 
 
 def discard(file: Path) -> None:
-    """The file, its part and what is known of it."""
+    """Delete the file, its part, and the record of its identity."""
     for path in (file, partial_of(file)):
         path.unlink(missing_ok=True)
     _forget(file)
@@ -120,13 +120,13 @@ class _Attempts:
 
     @property
     def here(self) -> int:
-        """Bytes of it."""
+        """Bytes that are here."""
         with contextlib.suppress(FileNotFoundError):
             return self._partial.stat().st_size
         return 0
 
     def given_up(self, error: Exception) -> ModelError:
-        """What is told; and what cannot be gone on with is deleted."""
+        """Return the error to raise; a part that cannot be resumed is deleted."""
         why = _in_words(error)
         if self._state is None or self.here == 0:
             discard(self._file)
@@ -134,11 +134,11 @@ class _Attempts:
         return ModelError(
             "download_broken",
             f"{self._url} broke off again and again ({why}); {self.here} bytes of it are stored: "
-            "the same command goes on from there",
+            "the same command resumes from there",
         )
 
     async def one(self, session: aiohttp.ClientSession) -> None:
-        """Ask for what is missing, and take it."""
+        """Request the missing bytes, and store them."""
         start = self.here if self._state is not None else 0
         headers = {"Accept-Encoding": "identity"}
         if start and self._state is not None:
@@ -169,7 +169,7 @@ class _Attempts:
             await self._take(response, start, total)
 
     def _total(self, response: aiohttp.ClientResponse, start: int) -> int | None:
-        """How long the whole file is. Raises `ModelError` if that cannot be it."""
+        """Return the size of the whole file. Raises `ModelError` if that size is wrong."""
         total = None if response.content_length is None else start + response.content_length
         if response.status == 206:
             match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -190,12 +190,12 @@ class _Attempts:
 
     @staticmethod
     def _another(response: aiohttp.ClientResponse, validator: str) -> bool:
-        """The part that came is of another file than the part that is here."""
+        """Return whether the response is of another file than the stored part."""
         told = [response.headers[n] for n in ("ETag", "Last-Modified") if n in response.headers]
         return bool(told) and validator not in told
 
     def _must_have_room(self, missing: int) -> None:
-        """Before the first byte of it is taken."""
+        """Raise `ModelError` if the disk has too little room, before the first byte is written."""
         free = free_for_us(self._partial.parent)
         if missing > free:
             raise ModelError(
@@ -208,7 +208,7 @@ class _Attempts:
             raise ModelError("too_large", f"{self._url} is larger than {most} bytes, the most here")
 
     def _remember(self, response: aiohttp.ClientResponse) -> None:
-        """How the file is told apart, if it can be gone on with."""
+        """Record how the file is identified, if its download can be resumed."""
         etag = response.headers.get("ETag", "")
         strong = etag if not etag.startswith("W/") else ""
         validator = strong or response.headers.get("Last-Modified", "")
@@ -226,19 +226,21 @@ class _Attempts:
             async for block in response.content.iter_chunked(_BLOCK_BYTES):
                 here += len(block)
                 self._must_be_small(here)
-                # The page cache takes a block of this size at once; nothing else runs here.
+                # A block of this size goes into the page cache at once; nothing else runs here.
                 writer.write(block)
                 self._on_progress(here, total or 0)
             writer.truncate()
         if total is not None and here < total:
             raise _Broken(f"{here} of {total} bytes came")
         if total is not None and here > total:
-            raise ModelError("lying_server", f"{self._url}: {here} bytes came, {total} were said")
+            raise ModelError(
+                "lying_server", f"{self._url}: received {here} bytes, {total} were announced"
+            )
 
 
 def _in_words(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
-        number = error.os_error.errno or 0  # negative where it is the name that is not known
+        number = error.os_error.errno or 0  # negative if the name is not known
         why = os.strerror(number) if number > 0 else error.strerror
         return f"no connection to {error.host}:{error.port}: {why}"
     return str(error) or type(error).__name__

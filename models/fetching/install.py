@@ -1,5 +1,5 @@
-"""From a name to an installed model: nothing is unpacked before its size and checksum are right,
-and nothing is seen in the models directory before it is whole."""
+"""Installation of a model by name. Nothing is unpacked before its size and checksum are right, and
+nothing appears in the models directory before it is complete."""
 
 import contextlib
 import glob
@@ -44,12 +44,13 @@ async def pull(
     pause_s: float = 0.5,
     repin: bool = False,
 ) -> Path:
-    """Fetch the model `name` from the first of `sources` that has it, and install it.
+    """Fetch the model `name` from the first of `sources` that has it, and install it; return its
+    directory.
 
-    `sources`: addresses as `models.fetching.sources` takes them; none: those of its engine.
-    `repin`: accept another checksum than that of an earlier download. Returns its directory. Raises
-    `ModelError`; whatever happened, no half model is left. Hashing and unpacking block: a server
-    runs this in a process of its own.
+    `sources`: addresses as `models.fetching.sources` takes them; empty: those of its engine.
+    `repin`: accept another checksum than that of an earlier download. Raises `ModelError`; no
+    incomplete model is left in any case. Hashing and unpacking block: a server runs this in a
+    process of its own.
     """
     if not _NAME.fullmatch(name):
         raise ModelError("bad_name", f"{name!r} is not the name of a model")
@@ -81,7 +82,7 @@ async def pull(
 
 
 def _nowhere(name: str, failures: list[ModelError]) -> ModelError:
-    """Make one error of those that each source gave."""
+    """Combine the errors of all sources into one."""
     if len(failures) == 1:
         return failures[0]
     kept = any(failure.code == "download_broken" for failure in failures)
@@ -96,7 +97,7 @@ def _nowhere(name: str, failures: list[ModelError]) -> ModelError:
 def pull_file(
     archive: Path, models_directory: Path, on_progress: Progress, *, repin: bool = False
 ) -> Path:
-    """Install the model in an archive that is here already. Returns its directory.
+    """Install the model from a local archive; return its directory.
 
     Raises `ModelError`.
     """
@@ -112,14 +113,16 @@ def _pull_opened(
 ) -> Path:
     name = top_directory(opened)
     if not _NAME.fullmatch(name):
-        raise ModelError("bad_name", f"{archive.name} calls its model {name!r}, which is no name")
+        raise ModelError(
+            "bad_name", f"{archive.name} calls its model {name!r}, which is not a valid name"
+        )
     with _place_for(name, models_directory):
         source = str(archive)
         return _install(name, opened, source, models_directory, on_progress, repin=repin)
 
 
 def remove(name: str, models_directory: Path) -> Path:
-    """Delete an installed model. Returns where it was. Raises `ModelError`."""
+    """Delete an installed model; return its former directory. Raises `ModelError`."""
     directory = models_directory / name
     there = {found.name for found in _directories(models_directory)}
     if name not in there:
@@ -142,14 +145,14 @@ def _directories(models_directory: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
-    """Where downloads wait; ours alone for this model."""
+    """Hold the lock of this model; give the directory in which its downloads wait."""
     target = models_directory / name
     if target.exists():
         problem = content_problem(target)
         if problem is None:
             raise ModelError("already_there", f"{name} is installed already: {target}")
         raise ModelError(
-            "model_invalid", f"{target} is there and is no model ({problem}): remove it first"
+            "model_invalid", f"{target} exists and is not a model ({problem}): remove it first"
         )
     waiting = models_directory / WAITING
     try:
@@ -162,7 +165,7 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
         where = error.filename or models_directory
         raise ModelError("cannot_write", f"{where}: {error.strerror}") from error
     finally:
-        with contextlib.suppress(OSError):  # not empty: a part that can be gone on with
+        with contextlib.suppress(OSError):  # not empty: a part that can be resumed
             waiting.rmdir()
 
 
@@ -192,8 +195,8 @@ def _install(
     *,
     repin: bool,
 ) -> Path:
-    """`archive` is hashed and unpacked through one descriptor: who may write beside it cannot put
-    another in its place between the two."""
+    """Install from an open archive. It is hashed and unpacked through one descriptor: a process
+    that may write beside it cannot put another archive in its place between the two."""
     pins = _Pins(models_directory, name, repin)
     known, where = pins.known(catalog_entry(name))
     sha256 = _check(archive, known, where, on_progress)
@@ -204,7 +207,7 @@ def _install(
         if problem is not None:
             raise ModelError("model_invalid", f"{name_of(archive)} holds no model: {problem}")
         target = _put_in_place(made, models_directory)
-        if known is None:  # of what is there, and of nothing else
+        if known is None:  # only of a model that is in place
             record_pin(models_directory, name, sha256=sha256, size=size, source=source)
     return target
 
@@ -245,7 +248,7 @@ def _install_files(
 
 @dataclass(frozen=True, slots=True)
 class _Pins:
-    """Checksum that a file must have. `name`: of the model, with the file's path where it is one of
+    """Checksum that a file must have. `name`: of the model, with the file's path if it is one of
     several; `repin`: an earlier download does not count."""
 
     models_directory: Path
@@ -253,7 +256,7 @@ class _Pins:
     repin: bool
 
     def known(self, entry: CatalogEntry | None) -> tuple[Checksum | None, str]:
-        """Return it, and where it is from. Raises `ModelError`."""
+        """Return the checksum, and its source. Raises `ModelError`."""
         try:
             pinned = read_pin(self.models_directory, self.name)
         except msgspec.DecodeError as error:
@@ -265,10 +268,10 @@ class _Pins:
 
 @contextlib.contextmanager
 def _unpacking(name: str, models_directory: Path) -> Iterator[Path]:
-    """Give a new directory to make the model in; it is deleted unless it is put in place."""
+    """Give a new directory to make the model in; it is deleted unless it was moved into place."""
     left = f"{UNPACKING}{name}-"
     for old in (models_directory / WAITING).glob(f"{glob.escape(left)}*"):
-        shutil.rmtree(old, ignore_errors=True)  # somebody who was killed; the lock is ours
+        shutil.rmtree(old, ignore_errors=True)  # of a process that was killed; the lock is ours
     with tempfile.TemporaryDirectory(prefix=left, dir=models_directory / WAITING) as temporary:
         made = Path(temporary) / name
         made.mkdir()
@@ -284,7 +287,8 @@ def _put_in_place(made: Path, models_directory: Path) -> Path:
 
 
 def _check(archive: BinaryIO, known: Checksum | None, where: str, on_progress: Progress) -> str:
-    """The file's SHA-256, once it adds up to what is known of it by `where`."""
+    """Return the file's SHA-256, after comparing the checksum that `where` records. Raises
+    `ModelError` if it differs."""
     total, done = os.fstat(archive.fileno()).st_size, 0
     digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
     archive.seek(0)
@@ -296,8 +300,8 @@ def _check(archive: BinaryIO, known: Checksum | None, where: str, on_progress: P
     if known is not None and digests[known.algorithm].hexdigest() != known.digest:
         raise ModelError(
             "wrong_checksum",
-            f"{name_of(archive)} is not what it should be: its {known.algorithm} is "
-            f"{digests[known.algorithm].hexdigest()}, and {known.digest} is right by {where}"
+            f"{name_of(archive)} has a wrong checksum: its {known.algorithm} is "
+            f"{digests[known.algorithm].hexdigest()}, but {where} has {known.digest}"
             + ("" if where == "the catalogue" else _REPIN),
         )
     return digests["sha256"].hexdigest()

@@ -15,7 +15,7 @@ PINS = ".pins.json"
 
 
 class Pin(msgspec.Struct, frozen=True):
-    """What was fetched first under a name."""
+    """Record of the first download under a name."""
 
     sha256: str
     size: int
@@ -24,13 +24,14 @@ class Pin(msgspec.Struct, frozen=True):
 
 
 def read_pin(models_directory: Path, name: str) -> Checksum | None:
-    """The recorded checksum of that model. Raises `ValueError` where the record is unreadable."""
+    """Return the recorded checksum of that model. Raises `ValueError` if the record is
+    unreadable."""
     pin = _read(models_directory).get(name)
     return Checksum("sha256", pin.sha256) if pin else None
 
 
 def record_pin(models_directory: Path, name: str, *, sha256: str, size: int, source: str) -> None:
-    """Remember it. Raises `OSError`."""
+    """Record a checksum. Raises `OSError`."""
     file = models_directory / PINS
     lock = os.open(models_directory, os.O_RDONLY | os.O_CLOEXEC)
     try:

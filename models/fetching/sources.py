@@ -1,4 +1,4 @@
-"""Where a model is downloaded from: addresses of servers, tried in order.
+"""Addresses from which a model is downloaded, tried in order.
 
 An address is a folder that has the model's archive, or a template: `{name}`, `{archive}` (NAME.zip
 for Vosk, NAME.tar.bz2 for ONNX) and `{repository}` (OWNER/NAME) stand for the model's own. With
@@ -26,7 +26,7 @@ DEFAULT_SOURCES = {
         "https://hf-mirror.com/{repository}/resolve/main/{file}",
     ),
 }
-"""Servers of each engine's models, and of punctuation models, where `models_urls` names none."""
+"""Servers of each engine's models, and of punctuation models, if `models_urls` names none."""
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _FIELDS = ("name", "archive", "repository", "file")
@@ -37,13 +37,13 @@ _PUNCTUATION = re.compile(r"sherpa-onnx-(online-)?punct-")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One server's copy of a model: an archive, or its files by their paths inside the model."""
+    """Copy of a model on one server: an archive, or files by their paths inside the model."""
 
     address: str
     archive: str = ""
-    """URL; empty: file by file."""
+    """URL of the archive; empty: file by file."""
     files: tuple[tuple[str, str], ...] = ()
-    """Path inside the model, and URL."""
+    """Path inside the model, and URL, of each file."""
 
     @property
     def key(self) -> str:
@@ -52,16 +52,15 @@ class Source:
 
 
 def archive_name(name: str, entry: CatalogEntry | None) -> str:
-    """Return what the archive of a model is called where its publisher offers it."""
+    """Return the name of a model's archive where its publisher offers it."""
     return f"{name}.tar.bz2" if _engine(name, entry) == "onnx" else f"{name}.zip"
 
 
 def sources_of(
     name: str, entry: CatalogEntry | None, addresses: Sequence[str]
 ) -> tuple[list[Source], list[ModelError]]:
-    """Return where the model can be had, in the order of `addresses` (its engine's defaults, where
-    there are none), and why some of them cannot have it. Raises `ModelError` for a template that
-    means nothing."""
+    """Return the sources of a model, in the order of `addresses` (by default those of its engine),
+    and why some addresses cannot have it. Raises `ModelError` for an invalid template."""
     found, problems = [], []
     for address in addresses or DEFAULT_SOURCES[_publisher(name, entry)]:
         try:

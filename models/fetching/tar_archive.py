@@ -1,9 +1,9 @@
 """Unpacks a tar archive packed with bzip2, gzip or xz, in one pass and in bounded memory.
 
-The format is read here rather than by `tarfile`, which reads extended headers and sparse maps whole
-before its caller can look at their length. Read are the headers of POSIX.1-1988 (ustar), the
-`path` and `size` records of POSIX.1-2001 (pax) and GNU's long names; everything that is neither a
-file nor a directory is refused.
+It does not use `tarfile`, which reads extended headers and sparse maps whole before its caller can
+check their length. It reads the headers of POSIX.1-1988 (ustar), the `path` and `size` records of
+POSIX.1-2001 (pax) and GNU's long names; everything that is neither a file nor a directory is
+refused.
 """
 
 import bz2
@@ -31,15 +31,16 @@ from models.fetching.archive import (
 _BLOCK = 512
 _READ_BYTES = 1 << 16
 _MOST_HEADER_BYTES = 1 << 16
-"""Bytes of an extended header."""
+"""Bytes of an extended header, at most."""
 _MOST_FILLING_BYTES = 1 << 21
-"""Bytes after the last entry: tar writes records of 10 KB, or of what it is told (up to 1 MB)."""
+"""Bytes after the last entry, at most: tar writes records of 10 KB, or of another size (up to 1
+MB)."""
 _MOST_XZ_BYTES = 128 << 20
 """Memory that unpacking xz may take; `xz -9` needs 65 MB."""
 _PAX, _PAX_GLOBAL, _GNU_NAME = b"x", b"g", b"L"
 _FILE, _DIRECTORY = (b"0", b"\0", b"7"), b"5"
 _APPLE = "._"
-"""Start of the names of extended attributes, which macOS writes as files of their own."""
+"""Beginning of the names of extended attributes, which macOS writes as files of their own."""
 
 
 def is_tar(archive: BinaryIO) -> bool:
@@ -99,8 +100,8 @@ class _Header:
 
 
 def _headers(archive: BinaryIO, stream: Reader, limits: ArchiveLimits) -> Iterator[_Header]:
-    """Give the files and directories in order, without Apple's attribute files. The caller reads
-    each file's content before it asks for the next one."""
+    """Yield the files and directories in order, without Apple's attribute files. The caller reads
+    each file's content before it requests the next one."""
     name, size = None, None
     for _ in range(2 * limits.entries + 2):
         block = _read(archive, stream, _BLOCK)
@@ -144,7 +145,7 @@ def _header(archive: BinaryIO, block: bytes, kind: bytes, name: str | None, size
 
 
 def _checked(archive: BinaryIO, block: bytes) -> tuple[bytes, int]:
-    """Return type and size that a header declares, if it is one."""
+    """Return the type and size in a header, after checking its checksum."""
     total = sum(block[:148]) + 8 * ord(" ") + sum(block[156:])
     if _octal(archive, block[148:156]) != total:
         raise bad(archive, "it is damaged: the checksum of a header is wrong")
@@ -152,7 +153,7 @@ def _checked(archive: BinaryIO, block: bytes) -> tuple[bytes, int]:
 
 
 def _octal(archive: BinaryIO, field: bytes) -> int:
-    if field[0] & 0x80:  # GNU, for numbers that eleven octal digits do not hold
+    if field[0] & 0x80:  # GNU's form of numbers that do not fit into eleven octal digits
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     try:
         return int(field.strip(b" \0") or b"0", 8)
@@ -161,8 +162,8 @@ def _octal(archive: BinaryIO, field: bytes) -> int:
 
 
 def _pax_records(archive: BinaryIO, data: bytes) -> dict[str, str]:
-    """Return the records of an extended header: "LENGTH KEY=VALUE\\n", values that are not text
-    left out."""
+    """Return the records of an extended header ("LENGTH KEY=VALUE\\n"), without values that are not
+    text."""
     records = {}
     while data:
         length, blank, _ = data.partition(b" ")
@@ -208,11 +209,11 @@ def _unpacked(archive: BinaryIO, stream: Reader, count: int) -> bytes:
 
 
 def _must_end(archive: BinaryIO, stream: Reader) -> None:
-    """Read what fills the last record, and with it the checksum of the compression."""
+    """Read the padding of the last record, and with it the checksum of the compression."""
     for _ in range(0, _MOST_FILLING_BYTES, _READ_BYTES):
         if not _unpacked(archive, stream, _READ_BYTES):
             return
-    raise bad(archive, "it goes on after its end")
+    raise bad(archive, "it continues after its end")
 
 
 def _skip(archive: BinaryIO, stream: Reader, count: int, limits: ArchiveLimits) -> None:
@@ -254,7 +255,7 @@ class _Decompressor(Protocol):
 
 
 class _Unpacked(io.RawIOBase):
-    """Bytes that a packed file holds; several packed streams in a row are one."""
+    """Content of a packed file; several packed streams in a row are one."""
 
     def __init__(self, archive: BinaryIO, make: Callable[[], _Decompressor]) -> None:
         super().__init__()
@@ -308,5 +309,5 @@ def _opener(archive: BinaryIO) -> Callable[[BinaryIO], Reader] | None:
 def _opened(archive: BinaryIO) -> Reader:
     opener = _opener(archive)
     if opener is None:
-        raise bad(archive, "it is no tar archive")
+        raise bad(archive, "it is not a tar archive")
     return opener(archive)

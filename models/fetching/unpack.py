@@ -1,9 +1,9 @@
-"""Unpacks a model's archive, trusting nothing in it.
+"""Unpacks a model's archive, which is untrusted.
 
-Refused: more entries, bytes or compression than a model has, names that lead out of the target,
-links, devices, encrypted or doubled entries. A zip archive lists its entries and is refused before
-a byte is written; a tar archive is a stream, and is refused where the entry is met. While it is
-written no entry may become longer than it said.
+Refused are: more entries, bytes or compression than a model has, names that lead out of the target,
+links, devices, encrypted or duplicate entries. A zip archive lists its entries and is refused
+before a byte is written; a tar archive is a stream, and is refused when such an entry is met. No
+entry may be longer than its header says.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ __all__ = ["ArchiveLimits", "name_of", "top_directory", "unpack"]
 
 
 def top_directory(archive: BinaryIO, limits: ArchiveLimits | None = None) -> str:
-    """Return the one directory that everything is in: the archive's name for its model. Raises
+    """Return the one directory that contains everything: the archive's name for its model. Raises
     `ModelError`."""
     if tar_archive.is_tar(archive):
         return tar_archive.top_directory(archive, limits or ArchiveLimits())
@@ -26,9 +26,9 @@ def top_directory(archive: BinaryIO, limits: ArchiveLimits | None = None) -> str
 def unpack(
     archive: BinaryIO, target: Path, on_progress: Progress, limits: ArchiveLimits | None = None
 ) -> None:
-    """Fill the directory `target` with what is inside the archive's one directory.
+    """Fill the directory `target` with the content of the archive's one directory.
 
-    `on_progress`: bytes done, and in all. Raises `ModelError`, `OSError`.
+    `on_progress` receives bytes done, and the total. Raises `ModelError`, `OSError`.
     """
     if tar_archive.is_tar(archive):
         tar_archive.unpack(archive, target, on_progress, limits or ArchiveLimits())

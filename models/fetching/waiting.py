@@ -1,4 +1,4 @@
-"""Downloads on their way to being installed: where they wait, and what is left of broken ones."""
+"""Unfinished downloads: where they wait, and leftovers of those that broke off."""
 
 import re
 import shutil
@@ -13,17 +13,18 @@ from models.fetching.sources import Source, archive_name
 from models.leftovers import Leftover, bytes_of
 
 Progress = Callable[[str, int, int], None]
-"""Receives each phase ("download", "check", "unpack"): bytes done, and in all (0: unknown)."""
+"""Receiver of each phase ("download", "check", "unpack"): bytes done, and the total (0:
+unknown)."""
 
 WAITING = ".fetch"
-"""Directory in the models directory."""
+"""Directory of unfinished downloads in the models directory."""
 UNPACKING = "unpacking-"
-"""Start of the names of directories that a model is made in."""
+"""Beginning of the names of directories in which a model is unpacked."""
 
 _MOST_BYTES = 16 * 10**9
-"""Of a download whose size nobody has published."""
+"""Bytes of a download without a published size, at most."""
 _ABOUT = 1.15
-"""By how much a size that was published rounded may be off."""
+"""Factor by which a size that was published rounded may be exceeded."""
 _SUFFIX = re.compile(r"\.(?:zip|tar\.bz2|files)(?:\.|$)")
 
 
@@ -36,19 +37,20 @@ class Waiting:
     directory: Path
     on_progress: Progress
     pause_s: float
-    """Before a failed request is repeated; longer from one to the next."""
+    """Seconds before a failed request is repeated; longer from one to the next."""
 
     async def archive(self, source: Source, *, first: bool, last: bool) -> Path:
-        """Download the archive of a source, or the rest of it. `first`, `last`: of several sources,
-        which keep what they have apart. Raises `ModelError`, `OSError`."""
+        """Download the archive of a source, or the rest of it. `first`, `last`: whether it is the
+        first or last of several sources, whose files are separate. Raises `ModelError`,
+        `OSError`."""
         suffix = "" if first else f".{source.key}"
         file = self.directory / f"{archive_name(self.name, self.entry)}{suffix}"
         await self._download(source.archive, file, _bounds(self.entry), 0, last)
         return file
 
     async def files(self, source: Source, *, last: bool) -> Path:
-        """Download the files of a source into a directory, or those that are not there yet. `last`:
-        no other source is left. Raises `ModelError`, `OSError`."""
+        """Download the files of a source into a directory, or those that are missing. `last`: no
+        other source is left. Raises `ModelError`, `OSError`."""
         folder = self.directory / f"{self.name}.files.{source.key}"
         here = 0
         try:
@@ -65,7 +67,7 @@ class Waiting:
         return folder
 
     def clear_away(self) -> None:
-        """Delete what broken downloads have left of a model that is here now."""
+        """Delete leftovers of broken downloads of a model that is installed now."""
         for path in self.directory.iterdir():
             if path.suffix != ".lock" and _model_of(path) == self.name:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -81,8 +83,8 @@ class Waiting:
 
 
 def broken_downloads(models_directory: Path) -> list[Leftover]:
-    """Return downloads that broke off, and what killed processes have left while they unpacked or
-    removed a model. Raises `OSError`."""
+    """Return downloads that broke off, and leftovers of processes that were killed while they
+    unpacked or removed a model. Raises `OSError`."""
     waiting = models_directory / WAITING
     found = []
     for path in sorted(waiting.iterdir()) if waiting.is_dir() else ():
@@ -97,7 +99,7 @@ def broken_downloads(models_directory: Path) -> list[Leftover]:
 
 
 def _model_of(path: Path) -> str:
-    """Return the name of the model that a file or directory of unfinished downloads is of."""
+    """Return the name of the model to which a file or directory of unfinished downloads belongs."""
     name = path.name.removeprefix(UNPACKING)
     return name.rpartition("-")[0] if name != path.name else _SUFFIX.split(name)[0]
 

@@ -23,26 +23,26 @@ from models.fetching.archive import (
 _CREATED_ON_UNIX = 3
 _ENCRYPTED = 0x1
 _BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Methods of which a block is unpacked piece by piece; with the others a few bytes take all memory
-before their length can be looked at."""
+"""Compression methods that are unpacked in blocks; with the others a few bytes can fill all memory
+before their length can be checked."""
 _LARGEST_DIRECTORY = 4 << 20
 """Bytes of the list of entries, which is read whole."""
 _END_RECORD = struct.Struct("<4s4H2LH")
 _END_MARK = b"PK\x05\x06"
 _END_RECORD_64, _END_MARK_64 = struct.Struct("<4sQ2H2L4Q"), b"PK\x06\x06"
 _LOCATOR, _LOCATOR_MARK = struct.Struct("<4sLQL"), b"PK\x06\x07"
-"""The zip format's end of central directory, that of ZIP64, and its locator (APPNOTE.TXT, 4.3.14
-to 4.3.16)."""
+"""Records of the zip format: end of central directory, that of ZIP64, and its locator (APPNOTE.TXT,
+4.3.14 to 4.3.16)."""
 
 
 def top_directory(archive: BinaryIO, limits: ArchiveLimits) -> str:
-    """Return the one directory that everything is in. Raises `ModelError`."""
+    """Return the one directory that contains everything. Raises `ModelError`."""
     with _opened(archive) as opened:
         return _checked(archive, opened, limits)[0]
 
 
 def unpack(archive: BinaryIO, target: Path, on_progress: Progress, limits: ArchiveLimits) -> None:
-    """Fill `target` with what is inside the archive's one directory. Raises `ModelError`,
+    """Fill `target` with the content of the archive's one directory. Raises `ModelError`,
     `OSError`."""
     with _opened(archive) as opened:
         top, files = _checked(archive, opened, limits)
@@ -62,11 +62,13 @@ def _opened(archive: BinaryIO) -> zipfile.ZipFile:
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         archive.seek(0)
         begins = archive.read(16)
-        raise bad(archive, f"it is no whole zip archive (it begins with {begins!r})") from error
+        what = f"it is not a complete zip archive (it begins with {begins!r})"
+        raise bad(archive, what) from error
 
 
 def _must_have_few_entries(archive: BinaryIO) -> None:
-    """Before the list of them is read: by every record that `zipfile` may take its length from."""
+    """Check the length of the list of entries before it is read, in every record that `zipfile` may
+    take it from."""
     size = archive.seek(0, 2)
     begin = max(0, size - (1 << 16) - _END_RECORD.size - _LOCATOR.size - _END_RECORD_64.size)
     archive.seek(begin)
@@ -81,7 +83,8 @@ def _must_have_few_entries(archive: BinaryIO) -> None:
 
 
 def _end_records(tail: bytes) -> Iterator[int]:
-    """Where one may be: at the very end, without a comment, or the last that is found."""
+    """Yield where an end record may be: at the very end, without a comment, and the last one
+    found."""
     last = len(tail) - _END_RECORD.size
     if last >= 0 and tail.startswith(_END_MARK, last):
         yield last
@@ -91,8 +94,8 @@ def _end_records(tail: bytes) -> Iterator[int]:
 
 
 def _must_have_few_entries_64(archive: BinaryIO, tail: bytes, locator: int) -> None:
-    """Of a ZIP64 archive. Its record is right before its locator, or where that one says; Python
-    versions differ in which they believe, so they must agree."""
+    """Check a ZIP64 archive. Its record is right before its locator, or where that points; Python
+    versions differ in which they use, so they must agree."""
     at = locator - _END_RECORD_64.size
     _, _, said, _ = _LOCATOR.unpack_from(tail, locator)
     if at < 0 or not tail.startswith(_END_MARK_64, at):
@@ -112,7 +115,7 @@ def _lists_too_many(archive: BinaryIO, entries: int, length: int) -> ModelError:
 def _checked(
     archive: BinaryIO, opened: zipfile.ZipFile, limits: ArchiveLimits
 ) -> tuple[str, list[zipfile.ZipInfo]]:
-    """The top directory's name and the files to be written."""
+    """Return the top directory's name and the files to write."""
     infos = opened.infolist()
     if len(infos) > limits.entries:
         raise too_many(archive, len(infos), limits)

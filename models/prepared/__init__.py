@@ -1,7 +1,8 @@
-"""Prepared models: what an engine has made of a model once, so that it loads faster and smaller.
+"""Prepared models: files that an engine has made of a model once, so that it loads faster and takes
+less memory.
 
-A prepared model is a directory of links to its original, plus the files that were made. What is
-made is the engine's business (`Maker`); finding, checking, listing, carrying and removing is not.
+A prepared model is a directory of links to its original, plus the files that were made. The engine
+makes the files (`Maker`); this package finds, checks, lists, exports and removes them.
 """
 
 from models.leftovers import Leftover, remove_leftover

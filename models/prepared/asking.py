@@ -16,7 +16,8 @@ T = TypeVar("T")
 def answer_of(
     module: str, asked: msgspec.Struct, answer: type[T], environment: Mapping[str, str]
 ) -> T:
-    """Run `module` with a document on standard input; return what it writes in its last line.
+    """Run `module` with a document on standard input; return the document in its last line of
+    output.
 
     Raises `ModelError`: `selfcheck_failed` with its last error, and `killed`.
     """
@@ -38,6 +39,6 @@ def answer_of(
 
 def ended_by_signal(what: str, number: int) -> ModelError:
     """Return the error for a process that preparing needs: `killed` by SIGKILL, or else
-    `compile_failed`, as it would end so again."""
+    `compile_failed`, since it would end the same way again."""
     code = "killed" if number == signal.SIGKILL else "compile_failed"
     return ModelError(code, f"{what} was ended by {signal.Signals(number).name}")

@@ -1,4 +1,4 @@
-"""Remembers that a model cannot be prepared, so that not every start of a server tries it again."""
+"""Failed preparations, remembered so that not every start of a server tries them again."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _WOULD_FAIL_AGAIN = frozenset(
 
 
 class FailedAttempt(msgspec.Struct, frozen=True):
-    """A preparation that came to nothing. `by`: the versions of what it was made with."""
+    """Preparation that failed. `by`: versions of the programs that it was made with."""
 
     name: str
     by: str
@@ -31,7 +31,7 @@ class FailedAttempt(msgspec.Struct, frozen=True):
 
 
 def remember(store: Path, key: str, name: str, by: str, error: ModelError) -> None:
-    """Write down that preparing what has this key failed with `error`, if it would fail again.
+    """Record that preparing the sources with this key failed with `error`, if it would fail again.
     Raises `OSError`."""
     if error.code in _WOULD_FAIL_AGAIN:
         failed = FailedAttempt(name, by, error.code, error.message)
@@ -39,12 +39,12 @@ def remember(store: Path, key: str, name: str, by: str, error: ModelError) -> No
 
 
 def forget(store: Path, key: str) -> None:
-    """Forget it, so that the next attempt is made. Raises `OSError`."""
+    """Delete the record, so that the next attempt is made. Raises `OSError`."""
     _file(store, key).unlink(missing_ok=True)
 
 
 def must_not_have_failed(store: Path, key: str, by: str) -> None:
-    """Raises `ModelError`, code `failed_before`, if preparing the same with the same versions has
+    """Raise `ModelError`, code `failed_before`, if preparing the same with the same versions has
     failed in a way that would repeat itself."""
     try:
         failed = msgspec.json.decode(_file(store, key).read_bytes(), type=FailedAttempt)

@@ -1,7 +1,7 @@
-"""Carries a prepared model to another machine: one file out, the same checked on the way in.
+"""Export of a prepared model to one file, and its import on another machine, which checks it.
 
-The file is a tar archive, not compressed (a graph hardly shrinks), of the manifest and of what was
-made. The links are made anew on arrival, to the original that is there.
+The file is a tar archive, not compressed (a graph hardly shrinks), of the manifest and the files
+that were made. The import makes new links, to the original on that machine.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _MAX_MANIFEST_BYTES = 1 << 20
 
 
 def export_prepared(prepared: PreparedModel, file: Path, maker: Maker) -> None:
-    """Write the one file. Raises `ModelError` if the model is damaged."""
+    """Write a prepared model to one file. Raises `ModelError` if the model is damaged."""
     problems = verify(prepared, maker)
     if problems:
         raise ModelError("damaged", f"{prepared.directory}: {'; '.join(problems)}")
@@ -50,11 +50,11 @@ def export_prepared(prepared: PreparedModel, file: Path, maker: Maker) -> None:
 def import_prepared(
     file: Path, location: ModelLocation, store: Path, maker: Maker, *, available_memory: int = 0
 ) -> PreparedModel:
-    """Install what `maker` has made on another machine, for the original at `location`.
+    """Install the files that `maker` has made on another machine, for the original at `location`.
 
-    Every name, size and checksum in the file is checked, and so is the original it was made from;
-    the checksums come with it, so `Maker.check_import` looks at what was made, too, as far as
-    `available_memory` (bytes) allows. Raises `ModelError`.
+    Every name, size and checksum in the file is checked, and so is the original; the checksums come
+    with it, so `Maker.check_import` checks the content, too, as far as `available_memory` (bytes)
+    allows. Raises `ModelError`.
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,8 @@ def _read_manifest(archive: tarfile.TarFile, maker: Maker) -> Manifest:
 
 
 def _must_fit(manifest: Manifest, location: ModelLocation, maker: Maker) -> dict[str, FileStamp]:
-    """The original's files as they are here."""
+    """Return the original's files as they are on this machine. Raises `ModelError` if they
+    differ."""
     if manifest.name != location.name:
         raise ModelError(
             "other_original", f"the file was made from {manifest.name}, this is {location.name}"

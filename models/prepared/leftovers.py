@@ -1,4 +1,4 @@
-"""Finds and removes what is in a store of prepared models and serves no model any more."""
+"""Leftovers in a store of prepared models: directories that serve no model any more."""
 
 import contextlib
 import shutil
@@ -26,8 +26,8 @@ class _AnyManifest(msgspec.Struct):
 
 
 def find_leftovers(store: Path, maker: Maker) -> list[Leftover]:
-    """Return what killed runs have left in the store, and what other versions of `maker` or models
-    that were replaced or removed have. Raises `OSError`."""
+    """Return leftovers of killed runs, of other versions of `maker`, and of models that were
+    replaced or removed. Raises `OSError`."""
     if not store.is_dir():
         return []
     found = [_partial(path) for path in _named(store, PARTIAL_PREFIX)]
@@ -42,8 +42,9 @@ def find_leftovers(store: Path, maker: Maker) -> list[Leftover]:
 
 
 def remove_partials(store: Path, *, ours: str, others: bool = True) -> None:
-    """Remove what killed processes have left of making or removing prepared models. `ours`: the key
-    whose lock this process holds already; `others`: also of all other keys. Raises `OSError`."""
+    """Remove leftovers of processes that were killed while they made or removed prepared models.
+    `ours`: the key whose lock this process holds; `others`: also those of all other keys. Raises
+    `OSError`."""
     for path in _named(store, PARTIAL_PREFIX):
         if _key_in(path) == ours:
             shutil.rmtree(path)
@@ -58,7 +59,7 @@ def _partial(path: Path) -> Leftover:
 
 
 def _key_in(partial: Path) -> str:
-    """The key is first, or last behind what a model is called."""
+    """Return the key in a name: it comes first, or last behind a model's name."""
     rest = partial.name.removeprefix(PARTIAL_PREFIX)
     if rest.startswith("removed-"):
         return rest[-_KEY_CHARACTERS:]
@@ -67,11 +68,11 @@ def _key_in(partial: Path) -> str:
 
 def _not_needed(directory: Path, maker: Maker) -> Iterator[Leftover]:
     """Yield the prepared model in a directory if `maker`, or another version of it, has made it,
-    and it serves no original that is there."""
+    and no original for it is there."""
     try:
         label = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=_AnyManifest)
     except (OSError, msgspec.DecodeError):
-        return  # not ours to judge
+        return  # made by another program
     if family_of(label.maker) not in (family_of(maker.version), ""):
         return
     key = directory.name[-_KEY_CHARACTERS:]

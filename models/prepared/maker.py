@@ -12,18 +12,18 @@ from models.prepared.manifest import FileStamp, Manifest
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """An estimate of what preparing takes. Sizes in bytes."""
+    """Estimate of the cost of preparing. Sizes in bytes."""
 
     seconds: float
     memory: int
     disk: int
     steps: int
-    """Of what progress is counted in."""
+    """Steps in which progress is counted."""
     mapped: int
-    """Of what is made, and mapped when it is served."""
+    """Bytes of the files that are made, and mapped when they are served."""
 
     def in_words(self) -> str:
-        """Return it for a person."""
+        """Describe the needs for people."""
         return (
             f"about {max(1, round(self.seconds / 60))} min of one processor, "
             f"{self.memory / 1e9:.1f} GB of memory and {self.disk / 1e9:.1f} GB of disk"
@@ -32,7 +32,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Result of making. `counts`: figures of the engine's for people; `peak_bytes`: of the
+    """Result of making. `counts`: the engine's figures, for people; `peak_bytes`: memory of the
     processes that made it."""
 
     counts: dict[str, int]
@@ -40,43 +40,45 @@ class Made:
 
 
 Progress = Callable[[str, int], None]
-"""Receives each phase (such as "check" and "place") and how many of `Needs.steps` are done."""
+"""Receiver of each phase (such as "check" and "place"), and of how many of `Needs.steps` are
+done."""
 
 
 class Maker(Protocol):
-    """Makes what one engine needs of a model, and checks it."""
+    """Makes the files that one engine needs of a model, and checks them."""
 
     @property
     def version(self) -> str:
-        """Version of everything that decides what is made; another makes other models."""
+        """Version of everything that decides the result; another version makes other files."""
         ...
 
     def stamp_sources(self, model: Path) -> dict[str, FileStamp]:
-        """Return the files of the model that decide what is made; names inside the model. Raises
+        """Return the files of the model that decide the result; names inside the model. Raises
         `OSError`, `ModelError`."""
         ...
 
     def estimate_needs(self, model: Path) -> Needs:
-        """Return what preparing will need. Raises `ModelError`."""
+        """Return the cost of preparing. Raises `ModelError`."""
         ...
 
     def knows(self, manifest: Manifest) -> bool:
-        """Return whether the manifest names only files that are made here."""
+        """Return whether the manifest names only files that this maker makes."""
         ...
 
     def damage(self, directory: Path) -> str | None:
-        """Return what is damaged of a prepared model, as far as its first bytes tell, in words."""
+        """Return how a prepared model is damaged, as far as its first bytes tell, in words."""
         ...
 
     def link(self, original: Path, prepared: Path, made: frozenset[str]) -> None:
-        """Fill the directory `prepared`, which holds what was `made`, with links to the rest."""
+        """Fill the directory `prepared`, which holds the files that were `made`, with links to the
+        rest."""
         ...
 
     def check_import(
         self, location: ModelLocation, prepared: Path, store: Path, available_memory: int
     ) -> None:
-        """Check what another machine has made, as far as `available_memory` (bytes) and what is
-        installed allow. Raises `ModelError`."""
+        """Check the files that another machine has made, as far as `available_memory` (bytes) and
+        the installed programs allow. Raises `ModelError`."""
         ...
 
 
@@ -86,7 +88,7 @@ def family_of(version: str) -> str:
 
 
 def must_be_affordable(needs: Needs, available_memory: int, directory: Path) -> None:
-    """Raises `ModelError` (`cannot_afford`) where memory or disk are short."""
+    """Raise `ModelError` (`cannot_afford`) if memory or disk are short."""
     free = free_for_us(directory)
     short = []
     if needs.memory > available_memory:

@@ -1,4 +1,4 @@
-"""Manifest of a prepared model: what it was made from, by what, and what was made."""
+"""Manifest of a prepared model: its sources, its maker, and the files that were made."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ FORMAT = 1
 
 
 class FileStamp(msgspec.Struct, frozen=True):
-    """A file as it was: checksum, and what tells cheaply that it has not changed since."""
+    """Stamp of a file: its checksum, and cheap evidence that it has not changed since."""
 
     size: int
     mtime_ns: int
@@ -28,11 +28,12 @@ class FileStamp(msgspec.Struct, frozen=True):
         return cls(status.st_size, status.st_mtime_ns, digest)
 
     def same_size(self, file: Path) -> bool:
-        """The file is as long as it was. Raises `OSError`."""
+        """Return whether the file has the same size. Raises `OSError`."""
         return file.stat().st_size == self.size
 
     def unchanged(self, file: Path) -> bool:
-        """The file is the same: by size and time, or else by checksum. Raises `OSError`."""
+        """Return whether the file is the same: by size and time, or else by checksum. Raises
+        `OSError`."""
         status = file.stat()
         if status.st_size != self.size:
             return False
@@ -45,31 +46,32 @@ _NOT_IN_A_LABEL = re.compile(r"[^\w.+-]")
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """`prepared.json`. File names are inside the model, sizes in bytes, times in seconds."""
+    """Content of `prepared.json`. File names are inside the model, sizes in bytes, times in
+    seconds."""
 
     name: str
     language: str
     key: str
     original: str
     sources: dict[str, FileStamp]
-    """What it was made from."""
+    """Files that it was made from."""
     made: dict[str, FileStamp]
-    """What was made new."""
+    """Files that were made."""
     seconds: float
     peak_bytes: int
     created: str
     maker: str
-    """Version of everything that decides what is made (`Maker.version`)."""
+    """Version of everything that decides the result (`Maker.version`)."""
     counts: dict[str, int] = {}
-    """Figures of what was made, for people, such as `states` of a graph."""
+    """Figures of the result, for people, such as `states` of a graph."""
     format: int = FORMAT
 
     def problem(self) -> str | None:
-        """Return why nothing of it is to be believed, whoever wrote it: its names lead elsewhere;
-        None if there is no reason."""
+        """Return why the manifest is invalid, such as names that lead out of the directory; None if
+        it is valid."""
         name = self.name
         if not 0 < len(name) <= _LONGEST_NAME or "/" in name or not name.isprintable():
-            return f"{name[:40]!r} is no name"
+            return f"{name[:40]!r} is not a valid name"
         if self.key != key_of(self.sources, self.maker):
             return "its key is not that of what it was made from"
         if not self.sources or not all(map(_is_inside, (*self.sources, *self.made))):
@@ -78,13 +80,13 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def _is_inside(name: str) -> bool:
-    """Return whether the name leads to a file below the directory that it is looked up in."""
+    """Return whether the name leads to a file below the directory in which it is looked up."""
     parts = name.split("/")
     return name.isprintable() and MANIFEST not in parts and not {"", ".", ".."} & set(parts)
 
 
 def key_of(sources: dict[str, FileStamp], maker: str) -> str:
-    """Return the name of what a maker of this version makes from these sources."""
+    """Return the key of the files that a maker of this version makes from these sources."""
     digest = hashlib.sha256(maker.encode())
     for name in sorted(sources):
         digest.update(f"\n{name} {sources[name].sha256}".encode())
@@ -92,14 +94,14 @@ def key_of(sources: dict[str, FileStamp], maker: str) -> str:
 
 
 def directory_name(name: str, key: str) -> str:
-    """Return the name of a prepared model's directory: the model's name as far as it suits a file
-    system and a shell, which is for people, and the key."""
+    """Return the name of a prepared model's directory: the model's name, for people, as far as it
+    suits a file system and a shell, and the key."""
     label = _NOT_IN_A_LABEL.sub("_", name).lstrip(".").encode()[:_LONGEST_LABEL_BYTES]
     return f"{label.decode(errors='ignore') or 'model'}-{key}"
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """Return the manifest in the directory; None if there is none that can be read."""
+    """Return the manifest in the directory; None if there is none that is readable."""
     try:
         data = (directory / MANIFEST).read_bytes()
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -111,7 +113,7 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write it in one step, readable for people. Raises `OSError`."""
+    """Write it in one step, formatted for people. Raises `OSError`."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     partial = directory / f".{MANIFEST}-{os.getpid()}"
     try:

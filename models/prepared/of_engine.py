@@ -1,4 +1,4 @@
-"""Prepared models of one engine, as `models.engine` asks for them."""
+"""Prepared models of one engine, with the interface of `models.engine`."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from models.prepared.store import PreparedModel, changed_size, prepared_models, 
 
 
 class MakerStore:
-    """Implements what `models.engine.PreparedStore` asks of every engine alike; an engine adds how
-    a model is prepared."""
+    """Implements the part of `models.engine.PreparedStore` that all engines have in common; an
+    engine adds how a model is prepared."""
 
     def __init__(self, maker: Maker) -> None:
         self._maker = maker
@@ -52,13 +52,13 @@ class MakerStore:
         return find_leftovers(store, self._maker)
 
     def damage(self, form: Form, *, thorough: bool) -> str | None:
-        """Return what is damaged of a form's prepared files (`models.engine.Engine.sound`). Sizes
-        first, which cost nothing."""
+        """Return how a form's prepared files are damaged (`models.engine.Engine.sound`). Sizes
+        first, which is cheap."""
         if form.prepared is None:
             return None
         manifest = read_manifest(form.prepared)
         if manifest is None:
-            return "what it says of itself cannot be read"
+            return "its manifest cannot be read"
         prepared = PreparedModel(form.prepared, manifest)
         if (problem := changed_size(prepared)) is not None or not thorough:
             return problem

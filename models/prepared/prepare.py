@@ -1,8 +1,8 @@
 """Makes a prepared model: all of it, or nothing.
 
-It is made in a directory beside its place, checked against its original, and moved there in one
-step. A process that is killed meanwhile leaves a directory that is never used; the next one removes
-it.
+It is made in a directory beside its final one, checked against its original, and moved there in one
+step. A process that is killed meanwhile leaves a directory that is never used; the next process
+removes it.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from models.prepared.manifest import FileStamp, Manifest, directory_name, key_of
 from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, find_prepared
 
 Make = Callable[[Path], Made]
-"""Makes the files in an empty directory, with links to the rest, and checks them. Raises
-`ModelError`, `OSError`."""
+"""Function that makes the files in an empty directory, with links to the rest, and checks them.
+Raises `ModelError`, `OSError`."""
 
 
 def prepare(
@@ -38,10 +38,10 @@ def prepare(
 ) -> PreparedModel:
     """Prepare the model at `location` into `store`, or into the directory `output`.
 
-    One that is there already and whole is returned as it is. `begin`: gets ready and returns what
-    the result depends on beside the model, such as versions, and what makes it. `available_memory`
-    in bytes. Unless `again`, an attempt that would repeat a failure is not made. Raises
-    `ModelError`.
+    A complete one that exists already is returned as it is. `begin`: gets ready and returns what
+    the result depends on beside the model, such as versions, and the function that makes it.
+    `available_memory` in bytes. Unless `again`, an attempt that would repeat a failure is not made.
+    Raises `ModelError`.
     """
     found = find_prepared(location, store, maker).prepared
     if found is not None and output is None:
@@ -53,7 +53,7 @@ def prepare(
     try:
         home.mkdir(parents=True, exist_ok=True)
         key = key_of(maker.stamp_sources(location.directory), maker.version)
-        # By what it is made from: two names of one model make the same.
+        # Locked by the sources: two names of one model make the same files.
         with locked(home, key, location.name):
             # The process that held the lock before may have made it.
             found = find_prepared(location, store, maker).prepared
@@ -103,14 +103,14 @@ def _make(location: ModelLocation, target: Path, maker: Maker, make: Make) -> Pr
 
 
 def made_names(partial: Path) -> list[str]:
-    """Return the names of the files in a directory that are no links."""
+    """Return the names of the files in a directory that are not links."""
     files = (file for file in sorted(partial.rglob("*")) if not file.is_symlink())
     return [str(file.relative_to(partial)) for file in files if file.is_file()]
 
 
 @contextlib.contextmanager
 def locked(home: Path, key: str, name: str) -> Iterator[None]:
-    """Hold the lock of what is made from the sources with this key. Raises `ModelError`, code
+    """Hold the lock for making from the sources with this key. Raises `ModelError`, code
     `being_prepared`."""
     try:
         with hold(home / f"{LOCK_PREFIX}{key}"):
@@ -118,13 +118,13 @@ def locked(home: Path, key: str, name: str) -> Iterator[None]:
     except Held as held:
         raise ModelError(
             "being_prepared",
-            f"{name} is being prepared by process {held}: all use what it makes, once it ends",
+            f"{name} is being prepared by process {held}; its result will be used once it ends",
         ) from None
 
 
 @contextlib.contextmanager
 def _partial(home: Path, key: str) -> Iterator[Path]:
-    """Make a new directory to make it in; it is gone at the end."""
+    """Make a new directory to make it in; it is removed at the end."""
     partial = home / f"{PARTIAL_PREFIX}{key}"
     partial.mkdir()
     try:

@@ -13,8 +13,8 @@ from models.prepared.maker import Maker
 from models.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
 
 PARTIAL_PREFIX = ".partial-"
-"""A directory of this name is being made or removed, or was left by a process that was killed. The
-key of what it is made from follows."""
+"""Beginning of the name of a directory that is being made or removed, or was left by a process that
+was killed. The key of its sources follows."""
 
 LOCK_PREFIX = ".lock-"
 
@@ -43,32 +43,33 @@ class PreparedModel:
 
     @property
     def made(self) -> dict[str, Path]:
-        """Files that were made new: name inside the model, to file."""
+        """Files that were made: name inside the model, to file."""
         return {name: self.directory / name for name in self.manifest.made}
 
     @property
     def summary(self) -> str:
-        """Figures of what was made, in words."""
+        """Figures of the result, in words."""
         return ", ".join(f"{count} {name}" for name, count in self.manifest.counts.items())
 
     @property
     def bytes_on_disk(self) -> int:
-        """Size of what was made new."""
+        """Size of the files that were made."""
         return sum(stamp.size for stamp in self.manifest.made.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Prepared model that was found for an original, and why others were not taken."""
+    """Prepared model that was found for an original, and why others were not used."""
 
     prepared: PreparedModel | None
     problems: tuple[str, ...] = ()
 
 
 def find_prepared(location: ModelLocation, store: Path, maker: Maker) -> Lookup:
-    """Return what `maker` has made of what is at `location` now, if it is whole.
+    """Return the prepared model that `maker` has made of the present files at `location`, if it is
+    complete.
 
-    Cheap where nothing has changed; a file with another time than it had is read and compared.
+    Cheap if nothing has changed; a file with another time than recorded is read and compared.
     """
     manifest = read_manifest(location.directory)
     if manifest is not None:  # the model asked for is a prepared one itself
@@ -88,7 +89,7 @@ def find_prepared(location: ModelLocation, store: Path, maker: Maker) -> Lookup:
 
 
 def prepared_models(store: Path) -> Iterator[PreparedModel]:
-    """Yield every prepared model in the store, whole or not."""
+    """Yield every prepared model in the store, complete or not."""
     if not store.is_dir():
         return
     for directory in sorted(store.iterdir()):
@@ -100,7 +101,7 @@ def prepared_models(store: Path) -> Iterator[PreparedModel]:
 
 
 def verify(prepared: PreparedModel, maker: Maker) -> list[str]:
-    """Read everything that was made and compare checksums. Returns what is wrong, in words."""
+    """Read all files that were made and compare checksums. Return what is wrong, in words."""
     problems: list[str] = []
     for name, stamp in prepared.manifest.made.items():
         file = prepared.directory / name
@@ -118,15 +119,15 @@ def verify(prepared: PreparedModel, maker: Maker) -> list[str]:
 
 
 def changed_size(prepared: PreparedModel) -> str | None:
-    """Return a file that was made and is not as long as it was, in words; None if all are.
-    Cheap."""
+    """Return a made file whose size has changed, in words; None if none has. Cheap."""
     made = prepared.manifest.made
     what = "is damaged: its size is not what it was when it was made"
     return _first_change(made, prepared.directory, "", what, FileStamp.same_size)
 
 
 def remove(directory: Path) -> None:
-    """Delete a prepared model. Those that serve it keep their mapping of it. Raises `OSError`."""
+    """Delete a prepared model. Processes that serve it keep their mapping of it. Raises
+    `OSError`."""
     remove_tree(directory, directory.with_name(f"{PARTIAL_PREFIX}removed-{directory.name}"))
 
 
@@ -147,8 +148,8 @@ def _made_by_another(prepared: PreparedModel, maker: Maker) -> str | None:
 
 
 def original_problem(prepared: PreparedModel, original: Path) -> str | None:
-    """Return what of the model in the directory `original` has changed since `prepared` was made
-    from it, in words; None if nothing has."""
+    """Return which file of the model in the directory `original` has changed since `prepared` was
+    made from it, in words; None if none has."""
     what = "has changed since it was made"
     return _first_change(prepared.manifest.sources, original, " of the original", what)
 
@@ -165,8 +166,8 @@ def _made_problem(prepared: PreparedModel, maker: Maker) -> str | None:
 
 
 def _remember_times(prepared: PreparedModel, location: ModelLocation) -> None:
-    """Write down that files of the manifest have another time or place, so that they are not read
-    again at the next look. Without the right to write, they are."""
+    """Record the new times or places of the manifest's files, so that they are not read again at
+    the next lookup. Without the right to write, they are."""
     manifest = prepared.manifest
     with contextlib.suppress(OSError):
         sources = _with_times(manifest.sources, location.directory)
@@ -193,7 +194,7 @@ def _first_change(
     what: str,
     same: Callable[[FileStamp, Path], bool] = FileStamp.unchanged,
 ) -> str | None:
-    """Return the first file that is not the `same` as it was, in words; None if all are."""
+    """Return the first file that is not the `same` any more, in words; None if all are."""
     for name, stamp in stamps.items():
         try:
             if not same(stamp, directory / name):

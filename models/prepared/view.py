@@ -1,7 +1,7 @@
-"""A view of a model: a directory of links to the original, with some files of its own.
+"""View of a model: a directory of links to the original, with some files of its own.
 
-This is how a model is served with other settings, or with other parts, than it was published
-with: the original is never written to.
+A view serves a model with other settings, or with other parts, than it was published with: the
+original is never written to.
 """
 
 import os
@@ -11,13 +11,14 @@ from pathlib import Path
 from models.contract import ModelError
 
 _DEEPEST = 8
-"""Directories below a model's own; a link to a directory above would lead on without end."""
+"""Depth of directories below a model's own; a link to a directory above would lead on without
+end."""
 
 
 def make_view(
     original: Path, view: Path, replaced: Mapping[str, bytes | Path], without: frozenset[str]
 ) -> None:
-    """Fill the directory `view` with links to what `original` holds.
+    """Fill the directory `view` with links to the files of `original`.
 
     `replaced` maps a path inside the model to its content here, or to the file to link to, and may
     add paths; `without` leaves files out. Links to directories are followed. Raises `OSError`, and

@@ -1,1 +1,1 @@
-"""The second engine: sherpa-onnx, which recognises with models in the ONNX format."""
+"""The engine sherpa-onnx, which recognises with models in the ONNX format."""

@@ -7,14 +7,14 @@ _WITHOUT_TIMES = frozenset((
     "whisper", "canary", "cohere", "fire_red_asr", "moonshine", "moonshine_v2", "qwen3_asr",
     "funasr_nano", "paraformer", "online_paraformer",
 ))  # fmt: skip
-"""Kinds that give no time for each token, or only some models of which do."""
+"""Kinds that give no time for each token, or of which only some models do."""
 _CHOOSES_LANGUAGE = frozenset(("whisper", "canary", "cohere"))
 """Kinds whose language can be set for each utterance: `models.sherpa.decoding`."""
 
 
 def abilities_of(layout: Layout, *, keywords: bool = False) -> Abilities:
-    """Return what its recognisers can do. `keywords`: it is loaded with the search that prefers
-    them."""
+    """Return the abilities of its recognisers. `keywords`: it is loaded with the search that
+    prefers them."""
     return Abilities(
         streaming=layout.streaming,
         words=layout.kind.name not in _WITHOUT_TIMES,
@@ -30,7 +30,8 @@ def abilities_of(layout: Layout, *, keywords: bool = False) -> Abilities:
 
 
 def chooses_language(layout: Layout) -> bool:
-    """Return whether a request can tell the model what is spoken; others go by what they find."""
+    """Return whether a request can tell the model which language is spoken; other models detect
+    it."""
     return layout.kind.name in _CHOOSES_LANGUAGE
 
 
@@ -42,8 +43,8 @@ def known_language(layout: Layout, language: str) -> str | None:
 
 
 def language_to_tell(layout: Layout, language: str, default: str) -> str:
-    """Return what a model is told of the language: of the request (`language`), else of the model's
-    location (`default`); empty where it is not told. Both may be empty."""
+    """Return the language that a model is told: that of the request (`language`), else of the
+    model's location (`default`); empty if it is told none. Both may be empty."""
     if not chooses_language(layout) or not layout.languages:
         return ""
     for wanted in (language, default, "" if layout.detects_language else "en"):

@@ -2,7 +2,7 @@
 releases it, run by ONNX Runtime.
 
 sherpa-onnx's own class for these models starts threads, which forked workers would not have, and
-mixes up the words of texts that it has to cut.
+confuses the words of texts that it has to cut.
 """
 
 from pathlib import Path
@@ -21,11 +21,11 @@ _VOCABULARY_BYTES_MOST = 16_000_000
 
 
 class WordPieces:
-    """Pieces of words, each with a score, as SentencePiece writes them: `PIECE SCORE`, in the
-    order of their numbers."""
+    """Word pieces with scores, as SentencePiece writes them: `PIECE SCORE`, in the order of their
+    numbers."""
 
     def __init__(self, file: Path) -> None:
-        """Raises `ModelError`."""
+        """Read the file of pieces. Raises `ModelError`."""
         self._pieces: dict[str, tuple[int, float]] = {}
         with file.open("rb") as reader:
             lines = reader.read(_VOCABULARY_BYTES_MOST).decode("utf-8", "replace").splitlines()
@@ -42,7 +42,7 @@ class WordPieces:
         self._longest = max(map(len, self._pieces), default=1)
 
     def numbers(self, word: str) -> list[int]:
-        """Return the numbers of the pieces of a word whose scores together are the highest."""
+        """Return the numbers of the pieces of a word that have the highest sum of scores."""
         text = f"▁{word}"
         best = [(0.0, len(text) + 1, self._unknown)] * (len(text) + 1)
         for start in reversed(range(len(text))):
@@ -71,7 +71,7 @@ class CnnBilstm:
         self._session = self._runtime.session(network, self._runtime.options())
 
     def __call__(self, text: str) -> str:
-        """Return the words with marks and case; of a long text, as many as the network takes."""
+        """Return the words with marks and case; of a long text, as many as the network accepts."""
         numbers, valid, words = [_START], [1], []
         for word in text.split():
             pieces = self._pieces.numbers(word)
@@ -92,7 +92,7 @@ class CnnBilstm:
         inputs = dict(zip(_INPUTS, values, strict=True))
         cases, marks = self._runtime.run(self._session, inputs, _OUTPUTS)
         if len(cases) != len(words) or len(marks) != len(words):
-            raise ModelError("engine_failed", "the network has another answer than one for a word")
+            raise ModelError("engine_failed", "the network did not return one answer for each word")
         return " ".join(map(_written, words, cases, marks))
 
 

@@ -1,4 +1,4 @@
-"""Calls of sherpa-onnx: samples to a result, where a decode that failed is an error.
+"""Calls of sherpa-onnx, from samples to a result; a failed decode is an error.
 
 The library has two ways to fail: it raises, or it logs an exception and returns an empty text.
 """
@@ -16,9 +16,10 @@ from models.sherpa.words import words_of
 
 _FAILED = "Caught exception"
 _WHISPER_PADDING_S = 0.5
-"""Silence behind the audio: without it the limit of 6 tokens a second cuts fast speech."""
+"""Seconds of silence behind the audio: without it the limit of 6 tokens per second cuts fast
+speech."""
 _NO_SPEECH = re.compile(r"[\s.]*(?:[\[(（【*♪][^\])）】*♪]*[\])）】*♪][\s.]*)*")
-"""Whisper's names of sounds, such as [Music], (applause), *sighs*; nothing besides."""
+"""Whisper's names of sounds, such as [Music], (applause), *sighs*, and nothing else."""
 _TAGS = re.compile(r"<\|([^|]*)\|>")
 
 
@@ -29,7 +30,7 @@ class Decoded:
     text: str = ""
     words: tuple[Word, ...] = ()
     language: str = ""
-    """Language that the model has found; empty where it did not look for it."""
+    """Language that the model has detected; empty if it did not detect one."""
 
 
 def floats(pcm: bytes) -> "array[float]":
@@ -41,7 +42,7 @@ class Calls:
     """Calls of one recogniser of the library."""
 
     def __init__(self, layout: Layout, recognizer: Any) -> None:
-        """`recognizer`: a `sherpa_onnx.OfflineRecognizer` or `OnlineRecognizer`."""
+        """Wrap a recogniser: a `sherpa_onnx.OfflineRecognizer` or `OnlineRecognizer`."""
         self.layout = layout
         self.recognizer = recognizer
         self._abilities = abilities_of(layout)
@@ -54,7 +55,7 @@ class Calls:
         try:
             with self._messages.caught() as texts:
                 answer = function(*arguments)
-        except Exception as error:  # the binding raises nothing more exact
+        except Exception as error:  # the binding raises nothing more specific
             raise _failed(str(error)) from error
         if _FAILED in texts[0]:
             raise _failed(texts[0].partition(_FAILED)[2])
@@ -67,8 +68,8 @@ class Calls:
     def decode(
         self, pcm: bytes, language: str, start_s: float, *, words: bool, hotwords: str = ""
     ) -> Decoded:
-        """Decode a stretch of speech at once. `language`: a tag, or empty. `start_s`: when it
-        starts; words count from there on. `hotwords`: see `stream`."""
+        """Decode a stretch of speech at once. `language`: a tag, or empty. `start_s`: its start,
+        from which the times of words count. `hotwords`: see `stream`."""
         self._choose(language)
         stream = self.stream(hotwords)
         if self.layout.kind.name == "cohere" and language:
@@ -87,7 +88,7 @@ class Calls:
     def result(
         self, result: Any, scores: str, start_s: float, end_s: float, *, words: bool, found: bool
     ) -> Decoded:
-        """Return a result of the library. `scores`: name of its tokens' log probabilities.
+        """Convert a result of the library. `scores`: name of its tokens' log probabilities.
         `found`: the model was not told the language."""
         text = _text_of(result)
         if self._whisper and _NO_SPEECH.fullmatch(text):
@@ -104,12 +105,12 @@ class Calls:
             )
         language = ""
         if found and text and self._abilities.detects_language:
-            heard = _TAGS.sub(r"\1", getattr(result, "lang", "")).strip()
-            language = heard if heard in self.layout.languages else ""
+            detected = _TAGS.sub(r"\1", getattr(result, "lang", "")).strip()
+            language = detected if detected in self.layout.languages else ""
         return Decoded(text, spoken, language)
 
     def _choose(self, language: str) -> None:
-        """Have the library expect a language from now on. Loads nothing."""
+        """Set the language that the library expects from now on. Loads nothing."""
         kind = self.layout.kind.name
         if language == self._language or kind not in ("whisper", "canary"):
             return
@@ -125,7 +126,7 @@ class Calls:
 def _text_of(result: Any) -> str:
     try:
         text: str = result.text
-    except UnicodeDecodeError as error:  # the last character is not complete
+    except UnicodeDecodeError as error:  # the last character is incomplete
         text = error.object.decode("utf-8", "ignore")
     return _TAGS.sub("", text).strip()
 

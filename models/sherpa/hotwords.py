@@ -1,13 +1,13 @@
-"""Keywords as sherpa-onnx takes them: hotwords of a stream, which a transducer prefers in a search
-with a beam (`modified_beam_search`).
+"""Keywords as hotwords of sherpa-onnx, which a transducer prefers in a search with a beam
+(`modified_beam_search`).
 
 The library would cut hotwords into tokens itself, and takes some characters in them for commands.
-Here they are cut by us, and it is given tokens only: its table of tokens has a second name for each
-of them, of letters and digits, which mean nothing else to it.
+Here they are cut before, and the library is given tokens only: its table of tokens has a second
+name for each of them, of letters and digits, which have no other meaning to it.
 
 Text is cut as the library does it: into the tokens whose scores have the largest sum. Han and kana
 are characters by themselves; words of other scripts begin with `▁`. A model without scores has its
-tokens in the order of their frequency, and a token's place is its score.
+tokens in the order of their frequency, and a token's position is its score.
 """
 
 import itertools
@@ -31,7 +31,7 @@ _TOKEN_LETTERS_MOST = 64
 
 
 class Hotwords:
-    """The tokens of one model."""
+    """Tokens of a model, and hotwords made of them."""
 
     def __init__(self, tokens: Path) -> None:
         """Read the file of tokens, and scores beside it. Raises `ModelError` and `OSError`."""
@@ -53,17 +53,17 @@ class Hotwords:
             self._name += _NAME
         sample = (text for text in self._numbers if text.isalpha() and self.numbers(text))
         self.sample = tuple(itertools.islice(sample, 1))
-        """A keyword that the model has tokens for, if there is one."""
+        """Keyword that the model has tokens for, if there is one."""
         self._remembered: dict[tuple[str, ...], tuple[str, list[str]]] = {}
 
     @staticmethod
     def _unscored(scores: Mapping[str, float], number: int) -> float:
-        """Score of a token that has none: below all others, where some have."""
+        """Return the score of a token that has none: below all others, if some have scores."""
         return (min(scores.values()) if scores else 0.0) - 1.0 - number
 
     def table(self) -> bytes:
-        """Return the file of tokens with the second names: the library goes by the first one in
-        what it returns."""
+        """Return the file of tokens with the second names: results of the library have the first
+        ones."""
         second = (f"{self._name}{number} {number}\n" for number in self._numbers.values())
         return self._content.rstrip() + b"\n" + "".join(second).encode()
 
@@ -110,7 +110,7 @@ class Hotwords:
         return found
 
     def _is_spoken(self, letter: str) -> bool:
-        """Return whether it is a letter, or a sign that the model has in its tokens."""
+        """Return whether it is a letter, or a sign that is in the model's tokens."""
         return letter in self._letters or unicodedata.category(letter)[0] in "LMN"
 
     def _cut(self, unit: str) -> list[int]:
@@ -123,7 +123,7 @@ class Hotwords:
         return self._best(_WORD + named)
 
     def _best(self, text: str) -> list[int]:
-        """Return the tokens with the largest sum of scores that `text` can be cut into."""
+        """Return the tokens with the largest sum of scores into which `text` can be cut."""
         sums = [0.0] + [-math.inf] * len(text)
         lengths = [0] * (len(text) + 1)
         for end in range(1, len(text) + 1):

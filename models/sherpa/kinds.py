@@ -23,10 +23,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 LONGEST_S = 25.0
-"""Seconds of audio that models without a limit of their own decode at once. Memory grows with the
-square of it, and most have been trained on less."""
+"""Seconds of audio that models without a limit of their own decode at once. Memory grows with its
+square, and most models were trained on shorter audio."""
 WHISPER_LONGEST_S = 29.5
-"""The window of 30 s, less the half second of silence that ends it."""
+"""Whisper's window of 30 s, less the half second of silence at its end."""
 
 _CANARY = ("en", "de", "es", "fr")
 _COHERE = ("ar", "de", "el", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "vi", "zh")
@@ -42,14 +42,15 @@ class Kind:
     factory: str
     """Method of `sherpa_onnx.OfflineRecognizer`, or of `OnlineRecognizer` where `streaming`."""
     arguments: tuple[str, ...] = ("model",)
-    """Arguments of it that are networks: the first one's metadata says what the model is."""
+    """Arguments of `factory` that are networks: the first one's metadata tells what the model
+    is."""
     streaming: bool = False
     longest_s: float = LONGEST_S
-    """Seconds of audio that it decodes at once; of no meaning where `streaming`."""
+    """Seconds of audio that it decodes at once; meaningless if `streaming`."""
     written: bool | None = None
-    """Its texts have case and punctuation; None: if its tokens have."""
+    """True if its texts have case and punctuation; None: if its tokens have."""
     transducer: bool = False
-    """It gives confidences, and takes hotwords with `modified_beam_search`."""
+    """True if it gives confidences, and takes hotwords with `modified_beam_search`."""
     sample_rate: int = 16000
     languages: tuple[str, ...] = ()
     detects_language: bool = False
@@ -175,5 +176,5 @@ def kind_of_transducer(metadata: Mapping[str, str]) -> Kind | None:
 
 
 def supported_types() -> str:
-    """Return what `model_type` may be, in words."""
+    """Return the supported values of `model_type`, in words."""
     return ", ".join(sorted({*_SINGLE, *_ICEFALL, "whisper-*", "EncDec*"}))

@@ -1,8 +1,8 @@
-"""Recognition of a directory that sherpa-onnx can load, by names of files and ONNX metadata.
+"""Recognition of a directory that sherpa-onnx can load, by file names and ONNX metadata.
 
 `models.sherpa.kinds` lists the kinds of models and the files of each. Several variants of a model
-may lie in one directory: those of 8-bit weights are preferred, except for the decoder of a
-transducer, which is small.
+may lie in one directory: 8-bit weights are preferred, except for the decoder of a transducer, which
+is small.
 """
 
 import re
@@ -33,7 +33,7 @@ _SENTENCE_ENDS = frozenset((".", "?", "。", "？"))
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A directory with a model, recognised."""
+    """Directory with a model, recognised."""
 
     kind: Kind
     files: Mapping[str, Path]
@@ -41,23 +41,23 @@ class Layout:
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Metadata of the first network."""
     arguments: Mapping[str, str | int] = field(default_factory=dict)
-    """Other arguments of `kind.factory` that follow from the files."""
+    """Arguments of `kind.factory` that follow from the files but are not files."""
     languages: tuple[str, ...] = ()
     """BCP 47 tags that a request may choose from; empty: the model has no such choice."""
     detects_language: bool = False
     written: bool = False
-    """Its texts have case and punctuation."""
+    """True if its texts have case and punctuation."""
     clips: tuple[Path, ...] = ()
-    """Recordings that came with it (`test_wavs/`)."""
+    """Recordings that came with the model (`test_wavs/`)."""
 
     @property
     def streaming(self) -> bool:
-        """Whether it decodes as audio comes."""
+        """True if it decodes as audio comes."""
         return self.kind.streaming
 
     @property
     def sample_rate(self) -> int:
-        """Samples a second that it takes."""
+        """Samples per second that it takes."""
         return self.kind.sample_rate
 
     @property
@@ -67,12 +67,12 @@ class Layout:
 
     @property
     def networks(self) -> tuple[Path, ...]:
-        """The networks that are loaded."""
+        """Networks that are loaded."""
         return tuple(self.files[name] for name in self.kind.arguments)
 
     def with_networks_in(self, prepared: Path, original: Path) -> "Layout":
-        """Return the layout of the model in the directory `original` with the networks that a
-        prepared one has in their place; tokens and all else stay the original's."""
+        """Return the layout of the model in the directory `original` with the networks of a
+        prepared one in their place; tokens and everything else stay the original's."""
         moved = {
             name: made
             for name in self.kind.arguments
@@ -82,15 +82,15 @@ class Layout:
 
     @property
     def quantised(self) -> bool:
-        """Whether its largest network has 8-bit weights, by its name."""
+        """True if its largest network has 8-bit weights, by its name."""
         largest = max(self.networks, key=lambda file: file.stat().st_size)
         return variant(largest.name) == INT8
 
 
 def recognise(directory: Path) -> Layout:
-    """Recognise a model. Reads names of files, their metadata and tokens.
+    """Recognise a model by file names, metadata and tokens.
 
-    Raises `NotRecognised`, and `OSError` for a directory that cannot be read.
+    Raises `NotRecognised`, and `OSError` for a directory that is not readable.
     """
     if not directory.is_dir():
         raise NotRecognised("there is no such directory")
@@ -108,7 +108,8 @@ def has_networks(directory: Path) -> bool:
 
 
 def _vosk_homes(directory: Path) -> Iterable[tuple[Path, Path]]:
-    """Yield where models of Vosk 0.52 and later have their networks, and their tokens."""
+    """Yield the directories with the networks, and with the tokens, of models for Vosk 0.52 and
+    later."""
     return ((directory / name, directory / "lang") for name in ("am-onnx", "am"))
 
 
@@ -116,7 +117,7 @@ class _Recognition:
     """Looks for a model among the files of one directory."""
 
     def __init__(self, home: Path, words: Path, names: list[str]) -> None:
-        """`words`: the directory of its tokens."""
+        """Group the files of the directory `home`. `words`: the directory of the tokens."""
         self._home, self._words, self._names = home, words, names
         self._groups: dict[str, dict[str, list[str]]] = {}
         for name in names:
@@ -126,7 +127,7 @@ class _Recognition:
                     self._groups.setdefault(rest, {}).setdefault(role, []).append(name)
 
     def layout(self, directory: Path) -> Layout:
-        """Raises `NotRecognised`."""
+        """Recognise the model in `directory`. Raises `NotRecognised`."""
         try:
             return self._layout(directory)
         except NotRecognised:
@@ -158,8 +159,8 @@ class _Recognition:
         )
 
     def _group(self, needed: tuple[str, ...]) -> dict[str, list[str]] | None:
-        """The files of one model that has all of these, or None. Of several models the streaming
-        ones are preferred (`chunk`), then the one whose name comes last."""
+        """Return the files of one model that has all of these parts, or None. Of several models the
+        streaming ones are preferred (`chunk`), then the one whose name comes last."""
         complete = [
             rest for rest, roles in self._groups.items() if all(role in roles for role in needed)
         ]
@@ -188,7 +189,8 @@ class _Recognition:
             and "model_type" not in metadata
             and set(self._metadata(decoder)) >= _STATELESS
         ):
-            kind = KINDS["transducer"]  # the oldest exports: the library reads only the decoder's
+            # the oldest exports: the library reads only the decoder's metadata
+            kind = KINDS["transducer"]
         if kind is None:
             raise unknown_type(files["encoder"], metadata)
         nemo = kind.name.startswith("nemo")
@@ -229,7 +231,7 @@ class _Recognition:
     def _named(
         self, directory: Path, kind: Kind, group: dict[str, list[str]], roles: Mapping[str, str]
     ) -> Layout:
-        """A kind that its files' names tell."""
+        """Return the layout of a kind that is known by file names."""
         files = {name: self._best(group[roles.get(name, name)]) for name in kind.arguments}
         first = files[kind.arguments[0]]
         metadata = {} if first.suffix == ".ort" else self._metadata(first)
@@ -287,7 +289,8 @@ class _Recognition:
             raise NotRecognised(f"{file.name}: {error}") from None
 
     def _tokens(self, network: Path) -> Path:
-        """The tokens that belong to a network: with its prefix (`base-tokens.txt`), or plain."""
+        """Return the tokens that belong to a network: with its prefix (`base-tokens.txt`), or
+        plain."""
         there = [
             name
             for name in names_in(self._words)

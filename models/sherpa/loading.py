@@ -1,4 +1,4 @@
-"""Safe loading: sherpa-onnx ends the process that gives it a wrong file, and writes why.
+"""Safe loading: sherpa-onnx ends the process that gives it a wrong file, and writes the reason.
 
 So a model is first loaded in a child process, which may end; what it wrote becomes the error. Both
 loads write to a file in memory instead of the server's output.
@@ -25,23 +25,23 @@ _LINE_MOST = 300
 _FAILED = 3
 """Exit status of the child where loading raised an exception."""
 _WHERE = re.compile(r"^\S+:\w+:\d+ ")
-"""How the library starts a line: the place in its source."""
+"""Beginning of the library's lines: the position in its source."""
 _PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None)
 
 
 class Loadable(Protocol):
-    """A model whose directory is recognised."""
+    """Model whose directory is recognised."""
 
     @property
     def networks(self) -> tuple[Path, ...]:
-        """The networks that are loaded."""
+        """Networks that are loaded."""
         ...
 
     @property
     def kind(self) -> "_Kind":
-        """The family of models that it is one of."""
+        """Family of models to which it belongs."""
         ...
 
 
@@ -53,13 +53,11 @@ class _Kind(Protocol):
 def load_safely(
     layout: Loadable, load: Callable[[], _T], try_out: Callable[[_T], object] = lambda _: None
 ) -> _T:
-    """Return what `load` returns, which is first loaded and tried out in a child process.
+    """Return the result of `load`, which is first called and tried out in a child process.
 
-    The child is done before the load of this process begins, so that both need no more memory than
-    one. Raises `ModelError` with what the library wrote where the child ends.
+    The child has ended before the load of this process begins, so that both together need no more
+    memory than one. Raises `ModelError` with the library's last line if the child fails.
     """
-    if isinstance(layout, Layout):
-        check_tokens(layout)
     _load_in_child(layout, load, try_out)
     before = threads()
     with _output_caught():
@@ -96,7 +94,7 @@ def _load_in_child(
                         os.dup2(output, standard)
                     try_out(load())
                     status = 0
-            except BaseException as error:  # noqa: BLE001 - a child must not go on as its parent
+            except BaseException as error:  # noqa: BLE001 - it must not run its parent's code
                 os.write(output, f"\n{_in_a_line(error)}".encode("utf-8", "replace"))
             finally:
                 os._exit(status)
@@ -114,7 +112,7 @@ def _load_in_child(
 
 @contextlib.contextmanager
 def _output_caught() -> Iterator[None]:
-    """Send what this process writes to its standard output and error into a file in memory."""
+    """Redirect this process's standard output and error into a file in memory."""
     with _memory_file() as output:
         kept = [os.dup(standard) for standard in (1, 2)]
         try:
@@ -122,7 +120,7 @@ def _output_caught() -> Iterator[None]:
                 os.dup2(output, standard)
             yield
         finally:
-            _libc.fflush(None)  # what C code has written and not sent off yet
+            _libc.fflush(None)  # buffered output of C code
             for standard, descriptor in zip((1, 2), kept, strict=True):
                 os.dup2(descriptor, standard)
                 os.close(descriptor)
@@ -138,7 +136,7 @@ def _memory_file() -> Iterator[int]:
 
 
 def _written(output: int) -> str:
-    """The last line that the library wrote and that says something."""
+    """Return the last meaningful line that the library wrote."""
     size = os.fstat(output).st_size
     text = os.pread(output, _SAID_MOST, max(0, size - _SAID_MOST)).decode("utf-8", "replace")
     lines = [_WHERE.sub("", line).strip() for line in text.splitlines()]
@@ -168,7 +166,7 @@ _UNCHECKED = frozenset(("canary", "cohere", "moonshine", "moonshine_v2"))
 def check_tokens(layout: Layout) -> None:
     """Check that the file of tokens has the library's form, and belongs to the model.
 
-    A token that is not there is found only when it is recognised. Raises `ModelError`.
+    A missing token would only be noticed when it is recognised. Raises `ModelError`.
     """
     tokens = layout.files.get("tokens")
     if tokens is None:
@@ -185,8 +183,9 @@ def check_tokens(layout: Layout) -> None:
 
 
 def _vocabulary_size(layout: Layout) -> int:
-    """Return it by the metadata, which of a transducer from icefall the decoder has; 0 where none
-    says it. Of Whisper's tokens those before the end of a text have to be there."""
+    """Return the vocabulary size by the metadata, which for a transducer from icefall is the
+    decoder's; 0 if it is not in there. Of Whisper's tokens those before the end of a text have to
+    be there."""
     sizes = [layout.metadata.get("eot" if layout.kind.name == "whisper" else "vocab_size", "")]
     if layout.kind.transducer:
         sizes.append(read_metadata(layout.files["decoder"]).get("vocab_size", ""))

@@ -1,8 +1,8 @@
-"""Messages that the library writes to its standard error while a call runs, kept in memory.
+"""Messages that the library writes to its standard error while a call runs, caught in memory.
 
 sherpa-onnx logs a failed decode and returns an empty result. The C library's `stderr` is a
-variable: for as long as a call runs it names a stream in memory, which needs no descriptor and no
-system call that a worker's sandbox refuses, and which each forked process has for itself.
+variable: while a call runs it refers to a stream in memory, which needs no descriptor and no system
+call that a worker's sandbox refuses, and of which each forked process has its own.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 
 class LibraryMessages:
-    """Catches what C code writes to `stderr`, where asked to."""
+    """Catches messages that C code writes to `stderr`."""
 
     def __init__(self) -> None:
         libc = ctypes.CDLL(None)
@@ -27,7 +27,7 @@ class LibraryMessages:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[list[str]]:
-        """Catch messages in the block. Its list has one item, the whole text, after the block."""
+        """Catch messages in the block. After the block the list has one item, the whole text."""
         texts: list[str] = []
         own, self._stderr.value = self._stderr.value, self._stream
         try:

@@ -21,7 +21,8 @@ _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 
 
 class NotOnnx(Exception):
-    """Not an ONNX file, or a damaged one; the text says what was found, without the file's name."""
+    """File that is not an ONNX file, or is damaged; the text says what was found, without the
+    file's name."""
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -55,8 +56,8 @@ def read_metadata(file: Path) -> dict[str, str]:
 def fields_of(
     reader: BinaryIO, end: int, most: int = _FIELDS_MOST
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield each field of a message up to `end`: its number, wire type, and length where it has
-    one. Whatever of it is not read is skipped. Raises `NotOnnx`, also for more than `most`."""
+    """Yield each field of a message up to `end`: its number, wire type, and length if it has one.
+    Unread parts of it are skipped. Raises `NotOnnx`, also for more than `most` fields."""
     for _ in range(most):
         if reader.tell() >= end:
             return

@@ -13,7 +13,7 @@ from models.sherpa.abilities import abilities_of, known_language, language_to_te
 from models.sherpa.decoding import Calls
 from models.sherpa.hotwords import Hotwords
 from models.sherpa.layout import Layout
-from models.sherpa.loading import load_safely
+from models.sherpa.loading import check_tokens, load_safely
 from models.sherpa.offline import WholeDecoder
 from models.sherpa.online import StreamDecoder
 from models.sherpa.recognizer import Decoder, SegmentRecognizer
@@ -26,7 +26,7 @@ from models.steps import run_steps
 
 _CHUNK_S = 0.25
 _STREAM_LONGEST_S = 60.0
-"""Length at which a stretch of speech is cut that a streaming model decodes."""
+"""Seconds after which a stretch of speech is cut for a streaming model."""
 _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "sense_voice": {"use_itn": True},
     "whisper": {"language": ""},
@@ -37,14 +37,14 @@ def load_sherpa(layout: Layout, options: Mapping[str, Any]) -> "SherpaModel":
     """Load a recognised model.
 
     `options`: `language` (BCP 47 tag of the model's location), `prepared` (its networks are
-    optimised already), `form` (for the report), `voice_activity` ("silero", or "loudness": whatever
-    is loud is recognised), `search` (see `models.sherpa.search`). Raises `ModelError`.
+    optimised already), `form` (for the report), `voice_activity` ("silero", or "loudness":
+    everything loud is recognised), `search` (see `models.sherpa.search`). Raises `ModelError`.
     """
     return SherpaModel(layout, options)
 
 
 class SherpaModel:
-    """A model for sherpa-onnx in memory. Implements `models.contract.Model`."""
+    """Model for sherpa-onnx in memory. Implements `models.contract.Model`."""
 
     def __init__(self, layout: Layout, options: Mapping[str, Any]) -> None:
         """See `load_sherpa`."""
@@ -62,6 +62,7 @@ class SherpaModel:
             "language": language_to_tell(layout, "", self._language),
         }
         self._hotwords = Hotwords(layout.files["tokens"]) if self.abilities.keywords else None
+        check_tokens(layout)
         with session_options(prepared=bool(options.get("prepared"))) as provider:
             made = load_safely(
                 layout,
@@ -139,7 +140,7 @@ class SherpaModel:
         )
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
-        """Return nothing: no grammar is taken."""
+        """Return an empty list: grammars are not supported."""
         return []
 
     def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
@@ -152,7 +153,7 @@ class SherpaModel:
 
 
 class _Always:
-    """Takes everything for speech. Implements `models.sherpa.vad.Detector`."""
+    """Detector that takes everything for speech. Implements `models.sherpa.vad.Detector`."""
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
@@ -168,8 +169,8 @@ class _Always:
 def _make_all(
     layout: Layout, provider: str, search: str, hotwords: Hotwords | None
 ) -> tuple[Any, ...]:
-    """Make the library's recognisers: for requests without keywords, and for those with some. They
-    may be one."""
+    """Make the library's recognisers: for requests without keywords, and for those with keywords.
+    They may be the same one."""
     made: list[Any] = []
     if search != BEAM or hotwords is None:
         made.append(_make(layout, provider))
@@ -194,9 +195,8 @@ def _make(layout: Layout, provider: str, **more: str) -> Any:
 
 
 def _try_out(layout: Layout, recognizers: tuple[Any, ...]) -> None:
-    """Decode a second of silence: networks that do not belong together fail only now. Raises what
-    the library raises; what it logs itself is nothing to go by, as some models find no end in
-    silence."""
+    """Decode a second of silence: networks that do not belong together fail only now. Raises the
+    library's exceptions; its log is not checked, since some models find no end in silence."""
     for made in recognizers:
         stream = made.create_stream()
         stream.accept_waveform(layout.sample_rate, [0.0] * layout.sample_rate)

@@ -1,7 +1,7 @@
 """Decoder of a streaming model: a stretch of speech as it comes, with a stream of its own.
 
 The library's own endpoint rules are the same for all streams of a recogniser, and its reset keeps
-what the model remembers. A new stream for each stretch does neither.
+the model's state. A new stream for each stretch avoids both.
 """
 
 from collections.abc import Generator, Iterator
@@ -12,7 +12,8 @@ from models.sherpa.decoding import Calls, Decoded, floats
 from models.sherpa.segmenter import Segment
 
 _PADDING_S = 0.8
-"""Silence behind the last audio, so that the model decodes all of it: more than its look-ahead."""
+"""Seconds of silence behind the last audio, so that the model decodes all of it: more than its
+look-ahead."""
 
 
 class StreamDecoder:
@@ -27,19 +28,18 @@ class StreamDecoder:
         self._given = 0
 
     def listen(self, start: int, audio: bytearray) -> Iterator[None]:
-        """Decode as much as there is audio for."""
-        if self._stream is None or self._start != start:  # a click was no speech
+        """Decode as far as there is audio."""
+        if self._stream is None or self._start != start:  # the last stretch was a click, not speech
             self._stream = self._calls.stream(self._hotwords)
             self._start, self._given = start, 0
         yield from self._give(bytes(audio[self._given :]))
 
     def partial(self, start: int, audio: bytearray) -> Decoded:
-        """Return what is decoded already."""
+        """Return the result so far."""
         return self._result(len(audio) // 2, words=self._options.partial_words)
 
     def finish(self, segment: Segment) -> Generator[None, None, Decoded]:
-        """Decode the rest. A stretch that was cut before audio that was decoded already is decoded
-        once more."""
+        """Decode the rest. A stretch that was cut before decoded audio is decoded once more."""
         if segment.cut and self._given > len(segment.pcm):
             self._stream = None
         yield from self.listen(segment.start, bytearray(segment.pcm))

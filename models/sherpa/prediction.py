@@ -17,16 +17,16 @@ from models.sherpa.layout import Layout
 _MB = 1_000_000
 
 _ENGINE = 35 * _MB
-"""Python, this package, FFmpeg's decoders, sherpa-onnx and ONNX Runtime."""
+"""Bytes for Python, this package, FFmpeg's decoders, sherpa-onnx and ONNX Runtime."""
 _WEIGHTS = {PLAIN: 1.05, INT8: 1.2}
 _HALF = 2.2
-"""Half precision is converted: this processor multiplies single precision."""
+"""Factor for half precision, which is converted: this processor multiplies single precision."""
 _ORT = 1.3
 _TOKENS = 12
-"""Of the file of tokens: two tables of short strings."""
+"""Factor for the file of tokens: two tables of short strings."""
 
 _GROWTH = 60 * _MB
-"""Of a worker, while it decodes the longest piece: a Conformer's layers of 40 ms frames."""
+"""Growth of a worker while it decodes the longest piece: a Conformer's layers of 40 ms frames."""
 _GROWTHS = {
     "sense_voice": 30 * _MB,  # frames of 60 ms
     "paraformer": 30 * _MB,
@@ -42,23 +42,24 @@ _GROWTHS = {
 _STREAMING_GROWTH = 30 * _MB
 _WHISPER_FRAMES, _WHISPER_STEPS = 1500, 448
 _LEAST_GROWTH = 20 * _MB
-"""Python's own, audio and features; smaller networks add nothing to it."""
+"""Growth by Python, audio and features; smaller networks add nothing to it."""
 _WARM = 0.2
-"""Of a worker's growth, what warming up leaves in the fork server."""
+"""Share of a worker's growth that warming up leaves in the fork server."""
 
 _GRAPH = 0.03
-"""Of a prepared network: its nodes and the small weights, whose file is not mapped."""
+"""Share of a prepared network that is not mapped: its nodes and small weights."""
 
 _LOADING, _LOADING_PREPARED = 0.5, 0.2
-"""Of the largest network, while it is copied from its file and laid out anew; of all networks of a
-prepared model, whose weights are mapped."""
+"""Shares of memory during the load: of the largest network, while it is copied from its file and
+laid out; of all networks of a prepared model, whose weights are mapped."""
 
 _START_S, _LOADED_BYTES_S, _MAPPED_BYTES_S = 0.5, 150e6, 1e9
-"""Two loads: the first one, in a child, finds out whether the files can be loaded."""
+"""Start and speed of two loads: the first one, in a child, finds out whether the files can be
+loaded."""
 
 
 def predict(layout: Layout, copies: int = 1) -> Prediction:
-    """Predict the memory of a model as it was published. `copies`: how often it is loaded
+    """Predict the memory of a model as it was published. `copies`: number of loads
     (`models.sherpa.search`). Reads sizes. Raises `OSError`."""
     parts = [Part("engine", 0, _ENGINE)]
     largest = 0

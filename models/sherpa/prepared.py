@@ -1,9 +1,9 @@
 """Preparation of ONNX models: optimised networks, whose weights are laid out as they are used.
 
 ONNX Runtime optimises a network and copies its weights into another order each time that it loads
-them, into memory that cannot be dropped. A prepared network has been through that once: its weights
-lie in a file beside it, in the order in which they are used, and are mapped. Which order that is
-depends on the build of ONNX Runtime and on the processor, so both are part of `OnnxMaker.version`.
+them, into unreclaimable memory. For a prepared network this was done once: its weights lie in a
+file beside it, in the order in which they are used, and are mapped. That order depends on the build
+of ONNX Runtime and on the processor, so both are part of `OnnxMaker.version`.
 """
 
 import functools
@@ -27,14 +27,16 @@ from models.sherpa.runtime import Runtime, library_file, weights_layout
 from models.sherpa.selfcheck import must_answer_alike
 
 _STEP_BYTES = 1_000_000
-"""Of networks that count as one step of progress."""
+"""Bytes of networks that count as one step of progress."""
 _BYTES_A_SECOND = 20_000_000
-"""Of networks that are optimised, on one core (measured: Whisper base, 132 MB in 5 s)."""
+"""Bytes of networks that are optimised per second, on one core (measured: Whisper base, 132 MB in 5
+s)."""
 _WRITTEN, _PEAK, _PEAK_MORE = 2.2, 4.0, 400_000_000
-"""Times the networks' size on disk: what is written at the most (8-bit weights grow by a half to
-twice, others hardly), and what memory it takes, beside Python and the engine for the self-check."""
+"""Factors from the networks' size on disk: to the bytes that are written at most (8-bit weights
+grow by a half to twice, others hardly), and to the memory that it takes; and bytes for Python and
+the engine of the self-check."""
 _LEAST_EXTERNAL_BYTES = "1024"
-"""Of a weight that goes into the file beside the network."""
+"""Bytes from which on a weight goes into the file beside the network."""
 
 
 class OnnxMaker:
@@ -42,7 +44,7 @@ class OnnxMaker:
 
     @property
     def version(self) -> str:
-        """See `Maker`: the build of ONNX Runtime, and the processor's instructions."""
+        """Version by the build of ONNX Runtime and the processor's instructions (see `Maker`)."""
         return f"onnx-prepare 1, runtime {_runtime_digest()}, processor {_processor_digest()}"
 
     def stamp_sources(self, model: Path) -> dict[str, FileStamp]:
@@ -54,7 +56,8 @@ class OnnxMaker:
         return {str(file.relative_to(model)): FileStamp.of(file) for file in sorted(files)}
 
     def estimate_needs(self, model: Path) -> Needs:
-        """See `Maker`; from the sizes of the networks. Raises `ModelError`."""
+        """Return the cost of preparing, from the sizes of the networks (see `Maker`). Raises
+        `ModelError`."""
         try:
             size = sum(disk_bytes(network) for network in _recognised(model).networks)
         except OSError as error:
@@ -72,7 +75,8 @@ class OnnxMaker:
         return all(name.endswith((".onnx", ".onnx.data")) for name in manifest.made)
 
     def damage(self, directory: Path) -> str | None:
-        """See `Maker`. Links are not followed: the rest of the model is read from the original."""
+        """Return how it is damaged (see `Maker`). Links are not followed: the rest of the model is
+        read from the original."""
         for network in sorted(directory.rglob("*.onnx")):
             try:
                 if not network.is_symlink():
@@ -84,7 +88,8 @@ class OnnxMaker:
         return None
 
     def link(self, original: Path, prepared: Path, made: frozenset[str]) -> None:
-        """See `Maker`. Weights of the original that have been laid out anew are left out."""
+        """Link the rest (see `Maker`), without weights of the original that have been laid out
+        again."""
         networks = _recognised(original).networks
         old = {
             file
@@ -146,7 +151,7 @@ def prepare(
 ) -> PreparedModel:
     """Prepare an ONNX model (`models.prepared.prepare`). `most_bytes`: of the result, 0 for any;
     `environment`: see `must_answer_alike`. Raises `ModelError`, among others with the code
-    `does_not_pay` where it would hardly take less memory."""
+    `does_not_pay` if it would hardly take less memory."""
 
     def begin() -> tuple[str, Callable[[Path], Made]]:
         return MAKER.version, lambda partial: _make(
@@ -168,7 +173,9 @@ def _make(
 ) -> Made:
     networks = [n for n in _recognised(location.directory).networks if _is_onnx(n)]
     if not networks:
-        raise ModelError("does_not_pay", f"{location.name} is in a form that is mapped as it is")
+        raise ModelError(
+            "does_not_pay", f"{location.name} is in a format that is mapped without preparing it"
+        )
     runtime = Runtime()
     done = written = 0
     made = set[str]()

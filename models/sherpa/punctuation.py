@@ -1,4 +1,4 @@
-"""Punctuation models of sherpa-onnx as an engine offers them. Importing this does not load the
+"""Punctuation models of sherpa-onnx, as an engine offers them. Importing this does not load the
 library."""
 
 import contextlib

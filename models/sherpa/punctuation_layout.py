@@ -21,17 +21,18 @@ from models.sherpa.refusals import NotRecognised
 _MB = 1_000_000
 _GROWTH = 14 * _MB
 _START_S, _LOADED_BYTES_S = 0.3, 150e6
-"""Two loads: the first one, in a child, finds out whether the files can be loaded."""
+"""Start and speed of two loads: the first one, in a child, finds out whether the files can be
+loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class PunctuationKind:
-    """A family of punctuation models. `weights`: bytes of memory for each byte of the file, with
-    8-bit and with other weights; `more`: beside those, such as the library's table of words."""
+    """Family of punctuation models. `weights`: bytes of memory for each byte of the file, with
+    8-bit and with other weights; `more`: other memory, such as the library's table of words."""
 
     name: str
     keys: frozenset[str]
-    """Metadata that only these have."""
+    """Metadata that only these models have."""
     languages: tuple[str, ...]
     cases: bool
     limits: Limits
@@ -44,8 +45,8 @@ _CT_TRANSFORMER = PunctuationKind(
     frozenset(("punctuations", "unk_symbol")),
     ("zh", "en"),
     cases=False,
-    # The library reads twenty tokens at a time, and again from the last sentence's end: without
-    # one, time grows with the square of what it is given.
+    # The library reads twenty tokens at a time, and again from the end of the last sentence: if
+    # there is none, time grows with the square of the input.
     limits=Limits(100, 1000),
     weights=(1.1, 1.05),
     more=35 * _MB,
@@ -55,7 +56,7 @@ _CNN_BILSTM = PunctuationKind(
     frozenset(("COMMA", "PERIOD", "QUESTION", "MIX_CASE")),
     ("en",),
     cases=True,
-    # 198 word pieces are one batch; of several, the network changes the order.
+    # One batch has 198 word pieces; with several, the network changes their order.
     limits=Limits(80, 480),
     weights=(2.0, 1.7),
     more=10 * _MB,
@@ -65,7 +66,7 @@ _KINDS = (_CT_TRANSFORMER, _CNN_BILSTM)
 
 @dataclass(frozen=True, slots=True)
 class PunctuationLayout:
-    """A directory with a punctuation model, recognised."""
+    """Directory with a punctuation model, recognised."""
 
     kind: PunctuationKind
     network: Path
@@ -74,7 +75,7 @@ class PunctuationLayout:
 
     @property
     def networks(self) -> tuple[Path, ...]:
-        """The networks that are loaded."""
+        """Networks that are loaded."""
         return (self.network,)
 
 

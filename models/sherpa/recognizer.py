@@ -1,8 +1,8 @@
-"""Recognisers over sherpa-onnx: voice activity finds stretches of speech, a decoder reads them.
+"""Recognisers over sherpa-onnx: voice activity finds stretches of speech, a decoder decodes them.
 
-An offline model decodes a stretch once it is complete, and again and again for partial results. A
-streaming model decodes a stretch as it comes. Neither is given silence, for which models invent
-texts, and neither remembers anything from one stretch to the next.
+An offline model decodes a stretch once it is complete, and repeatedly for partial results. A
+streaming model decodes a stretch as it comes. Neither gets silence, for which models invent texts,
+and neither has state from one stretch to the next.
 """
 
 import time
@@ -15,27 +15,27 @@ from models.sherpa.segmenter import Segment, Segmenter
 from models.sherpa.vad import Detector
 
 _FRAMES_A_STEP = 16
-"""Half a second of audio: some milliseconds for voice activity."""
+"""Frames per step: half a second of audio, some milliseconds for voice activity."""
 _PARTIAL_SHARE = 4
-"""A partial result waits this many times as long as the last one took to decode."""
+"""Factor of the pause after a partial result over the time that decoding it took."""
 
 
 class Decoder(Protocol):
-    """Reads one stretch of speech after the other."""
+    """Decoder of one stretch of speech after the other."""
 
     partial_every_s: float
-    """Audio between two partial results at the least."""
+    """Seconds of audio between two partial results, at least."""
 
     def listen(self, start: int, audio: bytearray) -> Iterator[None]:
-        """Take the stretch so far: it starts at sample `start`. Yields between steps."""
+        """Process the stretch so far: it starts at sample `start`. Yields between steps."""
         ...
 
     def partial(self, start: int, audio: bytearray) -> Decoded:
-        """Return what the stretch sounds like so far."""
+        """Return the result of the stretch so far."""
         ...
 
     def finish(self, segment: Segment) -> Generator[None, None, Decoded]:
-        """Return what was said in the complete stretch. Yields between steps."""
+        """Return the result of the complete stretch. Yields between steps."""
         ...
 
 
@@ -63,7 +63,7 @@ class SegmentRecognizer:
         self._partial_not_before = 0.0
 
     def accept(self, pcm: bytes) -> Generator[None, None, list[Utterance]]:
-        """Take samples; one step is a stretch of speech, or half a second of audio."""
+        """Process samples; one step is a stretch of speech, or half a second of audio."""
         data = self._rest + pcm if self._rest else pcm
         utterances: list[Utterance] = []
         whole = len(data) - len(data) % self._frame_bytes
@@ -84,11 +84,11 @@ class SegmentRecognizer:
         return utterances
 
     def partial(self) -> Partial:
-        """Return the stretch at hand, as it was decoded last."""
+        """Return the last partial result of the present stretch."""
         return self._partial
 
     def finish(self) -> Generator[None, None, list[Utterance]]:
-        """Decode the stretch at hand. The next audio is another recording, whose times go on."""
+        """Decode the present stretch. The next audio is another recording, whose times continue."""
         utterances: list[Utterance] = []
         rest, self._rest = self._rest[: len(self._rest) // 2 * 2], b""
         if rest:
@@ -106,7 +106,7 @@ class SegmentRecognizer:
         return utterances
 
     def pending(self) -> bytes:
-        """Return the stretch at hand, or what goes along in front of the next one."""
+        """Return the present stretch, or the audio that will precede the next one."""
         return bytes(self._segmenter.audio) + self._rest
 
     def close(self) -> None:

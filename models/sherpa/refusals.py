@@ -1,4 +1,4 @@
-"""Reasons why a directory is not a model for sherpa-onnx, with what could be used instead."""
+"""Reasons why a directory is not a model for sherpa-onnx, and what to use instead."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ RELEASES = "https://github.com/k2-fsa/sherpa-onnx/releases/tag/asr-models"
 
 
 class NotRecognised(Exception):
-    """The directory holds no model that sherpa-onnx can load; the text says why, and what it could
+    """Directory without a model that sherpa-onnx can load; the text says why, and what it could
     load instead."""
 
     def __init__(self, reason: str) -> None:
@@ -29,7 +29,7 @@ def problem_in(directory: Path, recognise: Callable[[Path], object]) -> str | No
 
 
 def unknown_type(file: Path, metadata: Mapping[str, str]) -> NotRecognised:
-    """Refuse a network by what its metadata says of it."""
+    """Refuse a network by its metadata."""
     model_type = metadata.get("model_type")
     says = (
         f"{file.name} is of the type {model_type[:60]!r}"
@@ -43,7 +43,7 @@ def unknown_type(file: Path, metadata: Mapping[str, str]) -> NotRecognised:
 
 
 def funasr_export() -> NotRecognised:
-    """Refuse what FunASR itself exports, whose features and tokens are in files of another form."""
+    """Refuse an export by FunASR itself, whose features and tokens are in files of another form."""
     return NotRecognised(
         "it is FunASR's own export (am.mvn); use the release of the same model for sherpa-onnx, "
         "named sherpa-onnx-sense-voice-... or sherpa-onnx-paraformer-..., which has tokens.txt "
@@ -76,7 +76,7 @@ _FOREIGN = {
 
 
 def why_no_network(directory: Path) -> str:
-    """Say what is there instead of a network for ONNX Runtime."""
+    """Describe what is there instead of a network for ONNX Runtime."""
     names = names_in(directory)
     for name in names:
         if (maker := _FOREIGN.get(Path(name).suffix)) is not None:

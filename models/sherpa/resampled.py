@@ -1,4 +1,4 @@
-"""A recogniser for audio of another rate than its model's: FFmpeg resamples, in front of it.
+"""Recogniser for audio of another rate than its model's: FFmpeg resamples in front of it.
 
 sherpa-onnx would resample, too, but writes a line to standard output for each stream.
 """
@@ -10,7 +10,7 @@ import av
 from models.contract import ModelError, Partial, Recognizer, Utterance
 
 _DELAY_S = 0.1
-"""More audio than the resampler holds back."""
+"""Seconds of audio, more than the resampler holds back."""
 _LOWEST, _HIGHEST = 1000, 384_000
 
 
@@ -18,8 +18,8 @@ class ResampledRecognizer:
     """Implements `models.contract.Recognizer` over another one."""
 
     def __init__(self, recognizer: Recognizer, rate: float, model_rate: int) -> None:
-        """`rate`: of the audio that it takes; `model_rate`: of what `recognizer` takes. Raises
-        `ModelError` for rates that no audio has."""
+        """Wrap a recogniser. `rate`: of the audio that it takes; `model_rate`: of the audio that
+        `recognizer` takes. Raises `ModelError` for impossible rates."""
         if not _LOWEST <= rate <= _HIGHEST:
             raise ModelError(
                 "rate_unsupported", f"rate is {rate:g}: expected {_LOWEST} to {_HIGHEST}"
@@ -44,11 +44,11 @@ class ResampledRecognizer:
         return utterances
 
     def partial(self) -> Partial:
-        """Return the utterance at hand."""
+        """Return the unfinished utterance."""
         return self._recognizer.partial()
 
     def finish(self) -> Generator[None, None, list[Utterance]]:
-        """Take the end of the audio."""
+        """Process the end of the audio."""
         last = b"".join(_samples(frame) for frame in self._resampler.resample(None))
         utterances = yield from self._recognizer.accept(last)
         utterances += yield from self._recognizer.finish()
@@ -58,7 +58,7 @@ class ResampledRecognizer:
         return utterances
 
     def pending(self) -> bytes:
-        """Return the audio of the stretch at hand, at the rate that it was made for."""
+        """Return the audio of the present stretch, at the rate that it was made for."""
         return bytes(self._recent)
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""ONNX Runtime as sherpa-onnx bundles it, called through its C interface.
+"""ONNX Runtime as bundled with sherpa-onnx, called through its C interface.
 
-The Python package of ONNX Runtime starts threads, is another build, and another 20 MB. Positions in
-the table of functions never change (onnxruntime_c_api.h: functions are added at the end only).
+The Python package of ONNX Runtime starts threads, is another build, and takes another 20 MB.
+Positions in the table of functions never change (onnxruntime_c_api.h: functions are added at the
+end only).
 """
 
 import contextlib
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from models.contract import ModelError
+from models.extras import how_to_install
 from models.processor import processor_flags
 
 _API_VERSION = 16
-"""Version of the table that has all functions that are called; later libraries keep it."""
+"""Version of the table that has all functions that are called; later libraries support it."""
 _GET_MESSAGE, _RELEASE_STATUS = 2, 93
 _CREATE_ENV, _CREATE_SESSION, _CREATE_OPTIONS = 3, 7, 10
 _SET_OPTIMISED_PATH, _DISABLE_PATTERN, _DISABLE_ARENA = 11, 17, 19
@@ -31,7 +33,7 @@ _FLOAT, _INT32, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 1, 6, 0, 0
 _ERRORS, _ALL_OPTIMISATIONS = 3, 99
 
 _LAYOUT_FLAGS = ("avx", "amx", "fma", "asimd", "i8mm", "sve", "bf16")
-"""Beginnings of the processor flags by which ONNX Runtime chooses how it lays weights out."""
+"""Beginnings of the processor flags by which ONNX Runtime chooses its layout of weights."""
 
 Pointer = ctypes.c_void_p
 
@@ -43,7 +45,7 @@ def file_of(package: str, name: str) -> Path:
         if (file := Path(folder) / name).is_file():
             return file
     raise ModelError(
-        "engine_missing", f"{package} is not installed, or not whole: pip install modelserver[onnx]"
+        "engine_missing", f"{package} is not installed, or is incomplete: {how_to_install('onnx')}"
     )
 
 
@@ -79,7 +81,7 @@ def memory_file(content: bytes) -> Iterator[str]:
 
 
 def weights_layout() -> str:
-    """Return the processor's flags that decide how weights are laid out, in order."""
+    """Return the processor's flags that decide the layout of weights, in order."""
     return " ".join(sorted(flag for flag in processor_flags() if flag.startswith(_LAYOUT_FLAGS)))
 
 
@@ -92,7 +94,7 @@ class Integers:
 
 
 class Runtime:
-    """The library's table of functions."""
+    """Table of the library's functions."""
 
     def __init__(self) -> None:
         """Load the library. Raises `ModelError`, code `engine_missing`."""
@@ -122,8 +124,8 @@ class Runtime:
         return checked
 
     def made(self, position: int, *arguments: tuple[Any, Any]) -> Any:
-        """Return what a function makes, whose last argument is where to put it. `arguments`: type
-        and value of the others."""
+        """Return the object that a function makes in its last argument. `arguments`: type and value
+        of the others."""
         handle = Pointer()
         types = [kind for kind, _ in arguments]
         values = [value for _, value in arguments]
@@ -131,7 +133,7 @@ class Runtime:
         return handle
 
     def options(self) -> Any:
-        """Return session options: one thread, and no memory that is kept for later."""
+        """Return session options: one thread, and no memory retained for later."""
         options = self.made(_CREATE_OPTIONS)
         self.function(_SET_THREADS, Pointer, ctypes.c_int)(options, 1)
         self.function(_DISABLE_PATTERN, Pointer)(options)
@@ -211,7 +213,7 @@ class Runtime:
 
     def write_optimised(self, source: Path, target: Path, entries: Mapping[str, str]) -> None:
         """Load the network in the file `source` with all optimisations, and have the library write
-        what it made of it to `target`.
+        the result to `target`.
 
         `entries`: session options (onnxruntime_session_options_config_keys.h). Raises `ModelError`.
         """

@@ -1,8 +1,8 @@
 """Search of a transducer: greedy, or with a beam, which can prefer keywords.
 
-The library decides that when it loads a model. Greedy search is faster. With both, requests without
-keywords are as fast as with greedy search alone; but the model is loaded twice, which costs little
-where its weights are mapped from files, or small.
+The library fixes the search when it loads a model. Greedy search is faster. With both, requests
+without keywords are as fast as with greedy search alone; but the model is loaded twice, which costs
+little if its weights are mapped from files, or small.
 
 | `engines.onnx.hotwords` | loaded for the search |
 | --- | --- |
@@ -19,7 +19,7 @@ _SMALL_BYTES = 50_000_000
 
 
 def search_of(layout: Layout, wanted: str, *, prepared: bool) -> str:
-    """Return the search that a model is loaded for. `wanted`: the setting. Raises `OSError`."""
+    """Return the search for which a model is loaded. `wanted`: the setting. Raises `OSError`."""
     if wanted == "off" or not _prefers_keywords(layout):
         return GREEDY
     if wanted == "on":
@@ -30,6 +30,6 @@ def search_of(layout: Layout, wanted: str, *, prepared: bool) -> str:
 
 def _prefers_keywords(layout: Layout) -> bool:
     """Return whether the library can prefer keywords with the model. NeMo's streaming transducers
-    have no other search than the greedy one."""
+    have only the greedy search."""
     kind, model_type = layout.kind.name, layout.metadata.get("model_type", "")
     return kind in ("transducer", "online_transducer") and not model_type.startswith("EncDec")

@@ -1,8 +1,8 @@
-"""Cuts audio into stretches of speech, by the probability of speech in each frame of it.
+"""Cuts audio into stretches of speech, by the probability of speech in each frame.
 
 A stretch begins a little before the first frame with speech and ends a little after the last one
-that a pause follows. Frames stand at fixed positions of the audio, so that stretches do not depend
-on how the audio arrives. Memory is bounded by the longest stretch.
+that a pause follows. Frames are at fixed positions of the audio, so that stretches do not depend on
+how the audio arrives. Memory is bounded by the longest stretch.
 """
 
 from array import array
@@ -13,12 +13,13 @@ from operator import mul
 _SPEECH, _SILENCE = 0.5, 0.35
 """Probabilities from which a stretch begins, and below which a frame belongs to a pause."""
 _BEFORE_S, _AFTER_S = 0.3, 0.3
-"""Audio that goes along in front of a stretch and behind it."""
+"""Seconds of audio that are included before and after the speech of a stretch."""
 _PAUSE_S = 0.6
-"""A pause that ends a stretch; somebody who speaks for `_LONG_S` is cut at a shorter one."""
+"""Seconds of pause that end a stretch; a stretch longer than `_LONG_S` is cut at a shorter
+pause."""
 _LONG_S, _SHORT_PAUSE_S = 15.0, 0.2
 _LEAST_SPEECH_S = 0.09
-"""Speech that a stretch needs: a click is none."""
+"""Seconds of speech that a stretch needs: a click has less."""
 _AROUND = 3
 """Frames on either side of a cut without a pause that have to be quiet, too."""
 
@@ -46,10 +47,10 @@ class Segmenter:
         cuts_back: bool,
         pause_s: float | None = None,
     ) -> None:
-        """`probability`: of speech, in the next frame. `longest_s`: of a stretch. `cuts_back`: a
-        stretch that becomes longer is cut at the quietest spot of its second half, instead of
-        where it is. `pause_s`: a pause that ends a stretch of any length; None: 0.6 s, and 0.2 s
-        from 15 s on."""
+        """Create a segmenter. `probability`: returns that of speech in the next frame. `longest_s`:
+        of a stretch. `cuts_back`: a longer stretch is cut at the quietest spot of its second half,
+        instead of where it is. `pause_s`: a pause that ends a stretch of any length; None: 0.6 s,
+        and 0.2 s from 15 s on."""
         self._probability = probability
         self._bytes = 2 * frame_samples
         self._frame_s = frame_samples / rate
@@ -58,18 +59,18 @@ class Segmenter:
         self._before, self._after = self._frames(_BEFORE_S), self._frames(_AFTER_S)
         self._pause_s = pause_s
         self.audio = bytearray()
-        """The stretch so far, or what goes along in front of the next one."""
+        """Stretch so far, or audio that will precede the next one."""
         self.start = 0
         """Position of its first sample."""
         self.speaking = False
-        """There is a stretch that is not complete."""
+        """True while a stretch is not complete."""
         self._speech = self._quiet = 0
 
     def _frames(self, seconds: float) -> int:
         return max(1, round(seconds / self._frame_s))
 
     def push(self, frame: bytes) -> Segment | None:
-        """Take one frame; return the stretch that is complete now."""
+        """Process one frame; return the stretch that is complete now."""
         probability = self._probability(frame)
         self.audio += frame
         if not self.speaking and probability < _SPEECH:
@@ -92,7 +93,7 @@ class Segmenter:
 
     def flush(self, position: int) -> Segment | None:
         """Return the stretch that the end of the audio completes. The next frame is at `position`,
-        in samples, and has nothing in front of it."""
+        in samples, and has no audio before it."""
         segment = self._end(len(self.audio) // self._bytes) if self.speaking else None
         self.audio.clear()
         self.start = position
@@ -125,7 +126,7 @@ class Segmenter:
             self.start += frames * self._bytes // 2
 
     def _quietest(self, length: int) -> int:
-        """The frame of the second half before which to cut."""
+        """Return the frame of the second half before which to cut."""
         first = length // 2
         energies = []
         for at in range(first - _AROUND, length):

@@ -1,4 +1,4 @@
-"""Compares a prepared ONNX model with its original: what both make of the same recordings must be
+"""Comparison of a prepared ONNX model with its original: the texts of the same recordings must be
 the same to the letter, and the prepared one must take less memory.
 
 Run as `python -P -m models.sherpa.selfcheck` with a JSON document on standard input: each model is
@@ -21,8 +21,8 @@ from models.prepared.asking import answer_of
 from models.steps import run_steps
 
 _WORTH, _LEAST_GAIN_BYTES = 0.9, 16_000_000
-"""Share of the original's memory that a prepared model may take at the most, and what it has to
-save at the least: two loads of one small model differ by a few megabytes."""
+"""Share of the original's memory that a prepared model may take at most, and the bytes that it has
+to save at least: two loads of one small model differ by a few megabytes."""
 _MOST_CLIPS = 8
 _MOST_CLIP_S = 20
 
@@ -35,8 +35,8 @@ class _Asked(msgspec.Struct):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """Texts that a model made of the recordings. `anonymous`: bytes of memory that cannot be
-    dropped, which loading and decoding took; `load_s`: seconds."""
+    """Texts of the recordings by one model. `anonymous`: bytes of unreclaimable memory that loading
+    and decoding took; `load_s`: seconds."""
 
     texts: list[str]
     anonymous: int
@@ -96,7 +96,7 @@ def _answers(asked: _Asked) -> Answers:
 
 
 def _recordings(asked: _Asked, rate: int) -> Iterator[bytes]:
-    """Yield those that came with the model, or that are bundled; and noise."""
+    """Yield the recordings that came with the model, bundled ones, and noise."""
     from models.clips import clips_for, decode_clip, noise
 
     for name in asked.clips:

@@ -19,7 +19,7 @@ _MOST_PIECES = 100_000
 
 def read_tokens(file: Path) -> Iterator[tuple[str, int]]:
     """Yield the tokens of a file and their numbers. Each of its lines is a token and its number; a
-    line with nothing but a number is the space. Raises `ModelError`."""
+    line with only a number is the space. Raises `ModelError`."""
     with file.open("rb") as reader:
         content = reader.read(_BYTES_MOST + 1)
     if len(content) > _BYTES_MOST:
@@ -38,9 +38,9 @@ def read_tokens(file: Path) -> Iterator[tuple[str, int]]:
 
 
 def read_scores(directory: Path) -> dict[str, float]:
-    """Return the scores of pieces by the first file that has them: a vocabulary
-    (`bpe.vocab`: a piece and its score a line), or a SentencePiece model (`bpe.model`). Nothing
-    where there is none that can be read."""
+    """Return the scores of pieces by the first file that has them: a vocabulary (`bpe.vocab`: a
+    piece and its score on each line), or a SentencePiece model (`bpe.model`). An empty dictionary
+    if there is no readable one."""
     for ending, read in ((".vocab", _of_vocabulary), (".model", _of_model)):
         for name in names_in(directory):
             if name.endswith(ending) and (directory / name).is_file():

@@ -1,7 +1,8 @@
-"""Voice activity detection with Silero's network, run by the ONNX Runtime that sherpa-onnx bundles.
+"""Voice activity detection with Silero's network, run by the ONNX Runtime that is bundled with
+sherpa-onnx.
 
 sherpa-onnx's own detector loads the network once for each stream (5 to 10 MB), from a file. Here
-one session serves all streams of a process, and a stream keeps what the network remembers: 1.3 KB.
+one session serves all streams of a process, and a stream has only the network's state: 1.3 KB.
 """
 
 import ctypes
@@ -24,7 +25,7 @@ class Detector(Protocol):
     """Voice activity in one stream."""
 
     def probability(self, frame: bytes) -> float:
-        """Return how likely there is speech in the next frame (0 to 1): `frame_samples` 16-bit
+        """Return the probability of speech in the next frame (0 to 1): `frame_samples` 16-bit
         samples."""
         ...
 
@@ -39,19 +40,19 @@ class Detectors(Protocol):
     frame_samples: int
 
     def detector(self) -> Detector:
-        """Return a detector that has heard nothing."""
+        """Return a detector in its initial state."""
         ...
 
 
 class Loudness:
-    """Takes everything that is loud for speech, noise and music as well. Implements `Detectors`
-    and, as it remembers nothing, `Detector`."""
+    """Detector that takes everything loud for speech, also noise and music. Implements `Detectors`
+    and, as it has no state, `Detector`."""
 
     def __init__(self, rate: int) -> None:
         self.frame_samples = rate * 32 // 1000
 
     def detector(self) -> Detector:
-        """Return itself."""
+        """Return this object itself."""
         return self
 
     def probability(self, frame: bytes) -> float:
@@ -60,14 +61,14 @@ class Loudness:
         return float(sum(map(mul, samples, samples)) >= _LOUD * _LOUD * len(samples))
 
     def reset(self) -> None:
-        """Do nothing."""
+        """Do nothing, as there is no state."""
 
 
 class Silero:
-    """The network, loaded once. Implements `Detectors`."""
+    """Network that is loaded once. Implements `Detectors`."""
 
     def __init__(self, rate: int) -> None:
-        """`rate`: 8000 or 16000 samples a second."""
+        """Load the network for 8000 or 16000 samples per second."""
         self.frame_samples = rate // 16000 * 512 or 256
         self._context_bytes = self.frame_samples // 8 * 4
         library = self._library = Runtime()
@@ -108,12 +109,12 @@ class Silero:
         )
 
     def detector(self) -> Detector:
-        """Return a detector that has heard nothing."""
+        """Return a detector in its initial state."""
         return _Stream(self)
 
     def probability(self, context: bytes, frame: bytes, state: bytes) -> tuple[float, bytes, bytes]:
-        """Return how likely there is speech in a frame of 16-bit samples, and what to give as
-        `context` and `state` with the next frame."""
+        """Return the probability of speech in a frame of 16-bit samples, and the `context` and
+        `state` for the next frame."""
         floats = array("f", [sample * (1 / 32768) for sample in array("h", frame)]).tobytes()
         ctypes.memmove(self._audio, context + floats, ctypes.sizeof(self._audio))
         ctypes.memmove(self._state, state, _STATE_BYTES)
@@ -121,7 +122,7 @@ class Silero:
         return self._answer[0], floats[-self._context_bytes :], bytes(self._next)
 
     def nothing(self) -> tuple[bytes, bytes]:
-        """Return the context and the state of the first frame."""
+        """Return the context and the state for the first frame."""
         return bytes(self._context_bytes), bytes(_STATE_BYTES)
 
 

@@ -1,13 +1,14 @@
 """Words with times, from the tokens of a result and the time at which each of them starts.
 
-| a model's tokens | what they are |
+| a model's tokens | meaning |
 | --- | --- |
 | `▁hello`, ` hello` | pieces; a blank in front begins a word (SentencePiece, BPE) |
-| `hello`, `##lo`, `hel@@` | words; `##` goes on with the one before, `@@` with the one after |
+| `hello`, `##lo`, `hel@@` | words; `##` continues the one before, `@@` is continued by the one
+after |
 | `你` | a character, which is a word |
 | `<0xE4>` | a byte of a character |
 | `ƌŋ` | bytes of characters, each as a printable character (byte-level BPE) |
-| `<\\|zh\\|>` | a tag, which is not said |
+| `<\\|zh\\|>` | a tag, which is not spoken |
 """
 
 import codecs
@@ -19,19 +20,17 @@ from dataclasses import dataclass
 from itertools import count, islice, pairwise
 
 from models.contract import Word
+from models.scripts import HAN, HIRAGANA, KATAKANA
 
 _TAG = re.compile(r"<\|[^|]*\|>|<(?:unk|blk|blank|s|/s|sos/eos|eps|sil)>", re.IGNORECASE)
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-ALONE = re.compile(
-    r"[\u2e80-\u2fdf\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    r"\U00020000-\U000323af]"
-)
+ALONE = re.compile(f"[{HAN}\u3005-\u3007{HIRAGANA}{KATAKANA}]")
 """Characters that are words: Han, Hiragana and Katakana."""
 
 
 def _byte_names() -> dict[str, int]:
-    """The names of bytes in byte-level BPE: printable ASCII is itself, the others are letters from
-    U+0100 on, without those that Unicode normalisation would take apart."""
+    """Return bytes by their names in byte-level BPE: printable ASCII is itself, the others are
+    letters from U+0100 on, without those that Unicode normalisation would decompose."""
     letters = (chr(n) for n in count(0x100))
     kept = (c for c in letters if not unicodedata.decomposition(c).startswith("<"))
     others = [byte for byte in range(256) if not 0x20 <= byte < 0x7F]
@@ -45,7 +44,7 @@ BYTE_NAMES = _byte_names()
 
 @dataclass(slots=True)
 class _Spoken:
-    """A word under construction; `probabilities` are logarithms, one for each of its tokens."""
+    """Word under construction; `probabilities` are logarithms, one for each of its tokens."""
 
     text: str
     start_s: float
@@ -64,8 +63,8 @@ def words_of(
     """Return the words of a result.
 
     `text`: the whole result, as the engine joins it. `times`: seconds from `start_s` at which each
-    token starts. `end_s`: when the last word ends at the latest; both count from the start of the
-    request's audio. Nothing where tokens and times are not of one number.
+    token starts. `end_s`: latest end of the last word; both count from the start of the request's
+    audio. Empty if there are not as many times as tokens.
     """
     if not tokens or len(tokens) != len(times):
         return ()
@@ -87,7 +86,7 @@ def _confidence(word: _Spoken) -> float | None:
 
 
 def _pieces(text: str, tokens: Sequence[str]) -> list[bytes]:
-    """UTF-8 of each token, with the blanks between words."""
+    """Return the UTF-8 bytes of each token, with the blanks between words."""
     plain = [_TAG.sub("", token) for token in tokens]
     pieces = [_plain_bytes(token) for token in _with_blanks(plain)]
     if _letters(pieces) != "".join(text.split()):
@@ -105,7 +104,7 @@ def _letters(pieces: list[bytes]) -> str:
 
 
 def _with_blanks(tokens: list[str]) -> list[str]:
-    """The same tokens, with a blank in front of each that begins a word."""
+    """Return the tokens with a blank in front of each that begins a word."""
     if any(token[:1] in ("▁", " ") for token in tokens):
         return [token.replace("▁", " ") for token in tokens]
     if not any(len(token) > 1 and token[0].isalpha() for token in tokens):
@@ -124,7 +123,7 @@ def _plain_bytes(token: str) -> bytes:
 
 
 def _characters(pieces: list[bytes]) -> Iterator[tuple[str, int]]:
-    """The characters, each with the number of the token in which it begins."""
+    """Yield the characters, each with the number of the token in which it begins."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     begun = 0
     for number, piece in enumerate(pieces):

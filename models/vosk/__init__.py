@@ -1,1 +1,1 @@
-"""Vosk, and Kaldi below it: how a model is recognised, prepared, loaded and decoded with."""
+"""Vosk, and Kaldi below it: how a model is recognised, prepared, loaded and decoded."""

@@ -1,7 +1,7 @@
 """Binds libvosk's hash tables to the system's libstdc++, whatever else a process has preloaded.
 
-libvosk exports two functions of its own that choose how `std::unordered_map` grows. If libstdc++
-is in the global scope first (a preloaded jemalloc brings it), the linker gives libvosk that one's
+libvosk exports two functions of its own that choose how `std::unordered_map` grows. If libstdc++ is
+in the global scope first (a preloaded jemalloc brings it), the linker gives libvosk that one's
 instead. Its tables then iterate in another order, Kaldi's determinisation breaks ties otherwise,
 and the same audio gets another text. Every process therefore puts libstdc++ into the global scope
 before it loads libvosk.
@@ -18,7 +18,7 @@ _HASH_POLICY = (
 
 
 class _Found(ctypes.Structure):
-    """`Dl_info`, dladdr(3)."""
+    """Structure `Dl_info` of dladdr(3)."""
 
     _fields_ = (
         ("file", ctypes.c_char_p),
@@ -31,7 +31,7 @@ class _Found(ctypes.Structure):
 def bind_hash_tables() -> str | None:
     """Put libstdc++ into the global scope; call it before libvosk is loaded.
 
-    Returns None, or a sentence if a library that is loaded from now on would get another hash
+    Return None, or a sentence if a library that is loaded from now on would get another hash
     policy.
     """
     try:
@@ -42,8 +42,8 @@ def bind_hash_tables() -> str | None:
 
 
 def binding_problem() -> str | None:
-    """Which library other than libstdc++ the hash policy is bound to, in words; None if that is
-    the one. Looks in the global scope, which the linker searches first."""
+    """Return the library other than libstdc++ to which the hash policy is bound, in words; None if
+    it is libstdc++. Looks in the global scope, which the linker searches first."""
     scope = ctypes.CDLL(None)
     scope.dladdr.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Found)]
     for name in _HASH_POLICY:

@@ -1,8 +1,8 @@
 """OpenBLAS's core type for libvosk, chosen by the processor's flags.
 
-The OpenBLAS inside libvosk does not know newer processors and takes its SSE3 kernel for them. The
+The OpenBLAS inside libvosk does not know newer processors and uses its SSE3 kernel for them. The
 environment can name a better one (`OPENBLAS_CORETYPE`), read when the library is loaded; one that
-the processor cannot run is a crash, so the flags decide what may be named at all.
+the processor cannot run is a crash, so the flags decide which may be named.
 """
 
 import os
@@ -21,19 +21,19 @@ CORETYPES = {
     "Nehalem": frozenset({"sse4_2"}),
     "Prescott": frozenset({"pni"}),
 }
-"""Kernel to the flags (as /proc/cpuinfo names them) that it needs, best first."""
+"""Processor flags that each kernel needs (as /proc/cpuinfo names them), best first."""
 
 AUTO, OFF = "auto", "off"
 
 
 class UnsupportedProcessor(Exception):
-    """What was asked for cannot run here; the text says why."""
+    """Request for something that cannot run on this processor; the text says why."""
 
 
 def blas_environment(wanted: str, flags: frozenset[str]) -> dict[str, str]:
-    """The variables for the fork server. `wanted`: a key of `CORETYPES`, "auto", or "off", which
-    leaves the choice to the library. Raises `UnsupportedProcessor`."""
-    report = {"OPENBLAS_VERBOSE": "2"}  # makes the library print which kernel it took
+    """Return the variables for the fork server. `wanted`: a key of `CORETYPES`, "auto", or "off",
+    which leaves the choice to the library. Raises `UnsupportedProcessor`."""
+    report = {"OPENBLAS_VERBOSE": "2"}  # makes the library print its kernel
     if wanted == OFF or not any(needed <= flags for needed in CORETYPES.values()):
         return report
     if wanted == AUTO:
@@ -49,14 +49,14 @@ def blas_environment(wanted: str, flags: frozenset[str]) -> dict[str, str]:
 
 @dataclass(slots=True)
 class KernelReport:
-    """What the library said while it was loaded."""
+    """Report of the library about its kernel, from when it was loaded."""
 
     kernel: str | None = field(default=None)
 
 
 @contextmanager
 def kernel_report() -> Iterator[KernelReport]:
-    """Catch what OpenBLAS prints on standard error while libvosk is loaded inside the block."""
+    """Catch OpenBLAS's report on standard error while libvosk is loaded inside the block."""
     report = KernelReport()
     with tempfile.TemporaryFile() as caught:
         stderr = os.dup(2)

@@ -1,5 +1,5 @@
-"""Builds our C++ where it is needed: once for each state of its source and of the machine, stored
-in a cache, and tried before it is trusted. A wheel for a kind of machine brings it built
+"""Builds our C++ code where it is needed: once for each state of its source and of the machine,
+stored in a cache, and tried before it is used. A wheel for a kind of machine contains it built
 (`scripts/wheel`): there nothing is compiled."""
 
 import functools
@@ -19,24 +19,24 @@ from models.durable import sync
 from models.leftovers import Leftover, bytes_of
 
 _TRIAL_S = 30.0
-"""Seconds that a part which was built may take to start."""
+"""Seconds that a built part may take to start."""
 
 
 BUNDLED = Path(__file__).parent / "native"
-"""The directory in which a wheel for a kind of machine has the parts that are built."""
+"""Directory of built parts in a wheel for a kind of machine."""
 
 _BUILDING = ".build-"
 _BUILDING_S = 3600.0
-"""Seconds after which a build that has not ended was killed."""
+"""Seconds after which a build that has not ended counts as killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Something that is made of C++ sources.
+    """Program or library that is built from C++ sources.
 
-    `sources`: what is compiled; headers beside them count as well. `needs`: what to install for it,
-    for a person. `trial`: the command that runs the file at a path once, and exits with 0.
-    `installed`: where a system may have it ready made.
+    `sources`: files to compile; headers beside them count as well. `needs`: what to install for it,
+    for people. `trial`: the command that runs the file at a path once, and exits with 0.
+    `installed`: paths where a system may have it ready made.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Built:
     installed: Callable[[], Sequence[Path]]
 
     def find(self, cache: Path) -> Path | None:
-        """The file that came with the wheel, is installed or was built before, and starts; None if
-        it has to be built. Where there is no compiler any more, what another one has built will
-        do."""
+        """Return the file that came with the wheel, is installed or was built before, and starts;
+        None if it has to be built. If there is no compiler any more, a file built by another one
+        will do."""
         return next((file for file in self._candidates(cache) if self.starts(file)), None)
 
     def bundled(self) -> list[Path]:
-        """The files that came with the wheel, if they were built from the source that is here."""
+        """Return the files that came with the wheel, if they were built from the present source."""
         return sorted(BUNDLED.glob(f"{self.name}-{self.source_digest()}-*"))
 
     def _candidates(self, cache: Path) -> Iterator[Path]:
@@ -65,16 +65,16 @@ class Built:
             yield from sorted(cache.glob(f"tools/{self.name}-{self.source_digest()}-*"))
 
     def path(self, cache: Path) -> Path:
-        """Where it is cached, built or not."""
+        """Return its path in the cache, built or not."""
         place = _digest(self._toolchain())
         return cache / "tools" / f"{self.name}-{self.source_digest()}-{place}"
 
     def starts(self, file: Path) -> bool:
-        """The file runs on this machine."""
+        """Return whether the file runs on this machine."""
         return file.is_file() and self.refusal(file) is None
 
     def refusal(self, file: Path) -> str | None:
-        """Why the file does not run on this machine, in words; None if it does."""
+        """Return why the file does not run on this machine, in words; None if it does."""
         try:
             written = file.stat().st_mtime_ns
         except OSError as error:
@@ -82,7 +82,8 @@ class Built:
         return _refusal(self.trial(file), written)
 
     def build(self, cache: Path) -> Path:
-        """Make it, if it is not there. Raises `ModelError`, code `no_compiler`, and `OSError`."""
+        """Build it, if it does not exist; return its path. Raises `ModelError`, code `no_compiler`,
+        and `OSError`."""
         if (found := self.find(cache)) is not None:
             return found
         if not compiler_is_here():
@@ -113,7 +114,8 @@ class Built:
         return target
 
     def source_digest(self) -> str:
-        """Return the digest of the source and of how it is compiled, a part of the file's name."""
+        """Return the digest of the source and of the compiler's options, a part of the file's
+        name."""
         directories = sorted({source.parent for source in self.sources})
         headers = [header for directory in directories for header in directory.glob("*.h")]
         parts = [" ".join((*self.flags, *self.libraries)).encode()]
@@ -121,8 +123,8 @@ class Built:
         return _digest(b"".join(parts))
 
     def _toolchain(self) -> bytes:
-        """What else decides whether it runs: the machine, its C library, the compiler, and the
-        versions of the libraries that it is linked to."""
+        """Return what else decides whether it runs: the machine, its C library, the compiler, and
+        the versions of the libraries to which it is linked."""
         libraries = [name.removeprefix("-l") for name in self.libraries if name.startswith("-l")]
         asked = [("-dumpfullversion",), *((f"-print-file-name=lib{n}.so",) for n in libraries)]
         said = [_gcc(*question) for question in asked]
@@ -132,7 +134,7 @@ class Built:
 
 
 def killed_builds(cache: Path) -> list[Leftover]:
-    """Return what builds that were killed have left. Raises `OSError`."""
+    """Return leftovers of builds that were killed. Raises `OSError`."""
     now, lock = time.time(), cache / ".lock-tools"
     return [
         Leftover(path, "left by a build that was killed", bytes_of(path), lock, certain=True)
@@ -142,7 +144,7 @@ def killed_builds(cache: Path) -> list[Leftover]:
 
 
 def compiler_is_here() -> bool:
-    """There is a C++ compiler."""
+    """Return whether there is a C++ compiler."""
     return shutil.which("g++") is not None
 
 
@@ -157,7 +159,7 @@ def _gcc(*arguments: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _refusal(command: tuple[str, ...], written: int) -> str | None:
-    """Asked once for each file that was `written` at a time."""
+    """Try a file that was `written` at a time, once; return why it does not run, or None."""
     del written
     try:
         done = subprocess.run(

@@ -1,8 +1,9 @@
-"""A Vosk recogniser whose utterances end as a request wants it.
+"""Vosk recogniser whose utterances end as a request asks.
 
 The engine finds the end of an utterance by rules that its model was published with, and leaves it
-to its caller to end one. Here its answer is one of several reasons. Each utterance starts from
-nothing, and all is counted in audio: results do not depend on how audio arrives, nor on the worker.
+to its caller to end one. Here its answer is one of several reasons. Each utterance starts from the
+initial state, and all lengths are counted in audio: results depend neither on how audio arrives,
+nor on the worker.
 """
 
 import math
@@ -16,31 +17,31 @@ from models.vosk.silence import FRAME_S, Silence
 _PIECE = 10
 """Frames that the engine is given at once."""
 _RULES = 25
-"""Silence after which the engine may find an end: 0.5 s."""
+"""Frames of silence after which the engine may find an end: 0.5 s."""
 _BEHIND = 50
-"""Frames that the engine is behind the audio at the most, and some more."""
+"""Frames that the engine is behind the audio at most, with a margin."""
 _OWN_LONGEST = 1000
-"""From 20 s on the engine finds an end all the time."""
+"""Frames (20 s) after which the engine finds an end all the time."""
 _GAP_S, _NEW_S = 0.4, 1.0
-"""A word after such a gap, which began so long ago at the most, is not of the utterance that the
-engine has ended before it had decoded that word."""
+"""Seconds of a gap before a word, and of the word's age, by which a word belongs to the next
+utterance: the engine ended the present one before it had decoded the word."""
 _TRUNCATED_S = 0.1
-"""A word that ends so short before the end of the audio may go on after it."""
+"""Seconds before the end of the audio within which a word may be incomplete."""
 _MOST_AGAIN_S = 5.0
-"""Audio that is decoded once more where an utterance is cut because of its length."""
+"""Seconds of audio that are decoded once more when an utterance is cut because of its length."""
 _LEAST = 5
-"""Frames of an utterance."""
+"""Frames that an utterance has at least."""
 
 _Cut = Callable[[tuple[Word, ...], float], float]
-"""From the words of an utterance and its length to the time at which it is cut; seconds from its
-start."""
+"""Function from the words of an utterance and its length to the time at which it is cut; seconds
+from its start."""
 
 
 class EngineRecognizer(Recognizer, Protocol):
-    """A recogniser that can be given audio without ending an utterance."""
+    """Recogniser that can be given audio without ending an utterance."""
 
     def give(self, pcm: bytes) -> Generator[None, None, bool]:
-        """Take samples; returns whether the engine finds that the utterance has ended."""
+        """Process samples; return whether the engine finds that the utterance has ended."""
         ...
 
 
@@ -48,16 +49,16 @@ class EndpointRecognizer:
     """Implements `models.contract.Recognizer` over one that gives words."""
 
     def __init__(self, inner: EngineRecognizer, rate: float, options: RecognitionOptions) -> None:
-        """`rate`: samples a second that `inner` takes."""
+        """Wrap a recogniser; `rate`: samples per second that `inner` takes."""
         self._inner, self._rate = inner, rate
         self._words = options.words
         self._pause = _frames(options.endpoint_ms / 1000)
         self._longest = _frames(options.max_utterance_s) or _OWN_LONGEST
         self._frame_bytes = 2 * max(1, round(rate * FRAME_S))
         self._rest = b""
-        """Audio that is no whole frame."""
+        """Audio that is less than a frame."""
         self._start = self._again = 0
-        """Bytes before the utterance, and of those the ones that the engine was given twice."""
+        """Bytes before the utterance, and the number of those that the engine was given twice."""
         self._begin()
 
     def _begin(self) -> None:
@@ -66,10 +67,10 @@ class EndpointRecognizer:
         self._silence = Silence()
         self._text: str | None = None
         self._since = 0
-        """Frame from which on the engine's text has been `_text`."""
+        """Frame since which the engine's text has been `_text`."""
 
     def accept(self, pcm: bytes) -> Generator[None, None, list[Utterance]]:
-        """Take samples; one step is 0.2 s of them."""
+        """Process samples; one step is 0.2 s of them."""
         data, at = self._rest + pcm, 0
         said: list[Utterance] = []
         while at + self._frame_bytes <= len(data):
@@ -118,7 +119,7 @@ class EndpointRecognizer:
 
     @property
     def _length(self) -> int:
-        """Frames of the utterance."""
+        """Number of frames of the utterance."""
         return len(self._audio) // self._frame_bytes
 
     def _is_due(self) -> bool:
@@ -146,7 +147,7 @@ class EndpointRecognizer:
         return self._silence.sounding >= self._longest or self._length >= most
 
     def _paused(self) -> bool:
-        """Return whether the audio is quiet, and the engine finds no other words any more."""
+        """Return whether the audio is quiet, and the engine finds no new words."""
         return (
             self._silence.has_speech
             and self._silence.quiet >= self._pause > 0
@@ -154,7 +155,7 @@ class EndpointRecognizer:
         )
 
     def _engine_is_right(self) -> bool:
-        """Return whether the engine finds silence, be it noise, for long enough."""
+        """Return whether the engine finds silence, or noise, for long enough."""
         if not self._text:
             return True
         unchanged = self._length - self._since
@@ -190,7 +191,7 @@ class EndpointRecognizer:
         return end_s
 
     def _end(self, cut: _Cut) -> Generator[None, None, tuple[list[Utterance], bytes]]:
-        """End the utterance. Returns it, and the audio that is not of it."""
+        """End the utterance; return it, and the audio that does not belong to it."""
         found = yield from self._inner.finish()
         said = [_with_words(utterance, self._in_time) for utterance in found]
         start_s, frame_s = self._start / 2 / self._rate, self._frame_bytes / 2 / self._rate
@@ -238,7 +239,7 @@ def _until(utterance: Utterance, cut_s: float) -> Utterance:
         return tuple(word for word in words if (word.start_s + word.end_s) / 2 < cut_s)
 
     cut = _with_words(utterance, before)
-    # Readings that differed after the cut are one.
+    # Readings that differed only after the cut are merged.
     readings: dict[str, Alternative] = {}
     for one in cut.alternatives:
         text = _text(one.words)

@@ -1,4 +1,4 @@
-"""Vosk as an engine: implements `models.engine.Engine`. Importing it does not load the engine."""
+"""The engine Vosk: implements `models.engine.Engine`. Importing it does not load the library."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from models.vosk.store import VoskStore
 
 
 class VoskEngine:
-    """Models of Vosk. Implements `models.engine.Engine`."""
+    """Engine of Vosk models. Implements `models.engine.Engine`."""
 
     def __init__(self) -> None:
         self.name = "vosk"
@@ -36,7 +36,9 @@ class VoskEngine:
         """See `models.engine.Engine`."""
         if importlib.util.find_spec("vosk") is not None:
             return None
-        return "the package vosk is not installed (pip install vosk)"
+        return (
+            "the package vosk, which modelserver needs, is not installed: install modelserver again"
+        )
 
     def forms(self, location: ModelLocation, settings: EngineSettings) -> list[Form]:
         """See `models.engine.Engine`."""
@@ -56,19 +58,20 @@ class VoskEngine:
         )
 
     def improvement(self, location: ModelLocation, settings: EngineSettings) -> Improvement | None:
-        """See `models.engine.Engine`. What is mapped already is prepared all the same: its words
-        are fewer, and its features without dither."""
+        """Return the change by preparing (see `models.engine.Engine`). A model whose graph is
+        mapped already is prepared, too: it gets a smaller word list, and features without
+        dither."""
         if find_prepared(location, settings.store).prepared is not None:
             return None
         needs = estimate_needs(location.directory)
         return Improvement(
             tuple(vosk_forms.forms_once_prepared(location, settings, needs.mapped)),
-            "served as it was published, a model is several times slower and takes several times "
+            "a model that is served as published is several times slower and takes several times "
             "the memory",
         )
 
     def sound(self, form: Form, *, thorough: bool) -> str | None:
-        """See `models.engine.Engine`. Sizes first, which cost nothing."""
+        """Return what is damaged (see `models.engine.Engine`). Sizes first, which is cheap."""
         return self.store.damage(form, thorough=thorough)
 
     def findings(self, settings: EngineSettings) -> list[Finding]:
@@ -76,7 +79,7 @@ class VoskEngine:
         found = [Finding(_simd(settings))]
         if not can_build() and GRAPH_COMPILER.find(settings.store) is None:
             why = (
-                "models cannot be prepared here, and are several times slower for it: there is no "
+                "models cannot be prepared here, and are several times slower without: there is no "
                 f"compiler ({GRAPH_COMPILER.needs})"
             )
             found.append(Finding(why, attention=True))

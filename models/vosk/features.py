@@ -1,18 +1,17 @@
-"""Features of a Vosk model: the settings that it is served with, and its sample rate."""
+"""Features of a Vosk model: the settings with which it is served, and its sample rate."""
 
 from pathlib import Path
 
 from models.vosk.layout import features_file
 
 _SERVED = {"--dither": b"0", "--allow-upsample": b"true", "--allow-downsample": b"true"}
-"""What the features of a served model are set to (Kaldi: feature-window and online-feature
-options). Dither is noise that Kaldi adds to every sample, other noise in each run: without it, the
-same audio gives the same text. Streams may have another rate than the model, in either
-direction."""
+"""Settings of a served model's features (Kaldi: feature-window and online-feature options). Dither
+is noise that Kaldi adds to every sample, different in each run: without it, the same audio gives
+the same text. Streams may have another rate than the model, in either direction."""
 
 _DEFAULT_RATE = 16_000
 _RATES = range(4_000, 96_001)
-"""Samples a second: Kaldi's default, and what a model may have."""
+"""Samples per second: Kaldi's default, and the range for models."""
 
 
 def served_features(model: Path) -> dict[str, bytes]:
@@ -32,8 +31,8 @@ def served_features(model: Path) -> dict[str, bytes]:
 
 
 def sample_rate_of(model: Path) -> int:
-    """Return the samples a second that the model in a directory is trained on; Kaldi's default is
-    16,000."""
+    """Return the samples per second that the model in a directory was trained on; Kaldi's default
+    is 16,000."""
     try:
         lines = (model / features_file(model)).read_text(encoding="latin-1").splitlines()
     except OSError:

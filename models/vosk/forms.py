@@ -1,5 +1,5 @@
-"""Ways to load a Vosk model: prepared or as published, with the SIMD library or without, with its
-rescoring or without. Decided from names, sizes and first bytes."""
+"""Forms of a Vosk model: prepared or as published, with or without the SIMD library, with or
+without its rescoring. Decided from names, sizes and first bytes."""
 
 import contextlib
 import dataclasses
@@ -27,10 +27,10 @@ RESCORING_COST = "its errors may be about a twentieth more"
 """Published for a big model without its recurrent network (vosk-api #779: 5 % relative)."""
 
 _BUILDING_BYTES = 256 * 1024 * 1024
-"""What the compiler of the SIMD library may need, with something to spare (150 MB were seen)."""
+"""Bytes that the compiler of the SIMD library may need, with a margin (150 MB were measured)."""
 
 _PREFETCH_RESERVE_BYTES = 512 * 1024 * 1024
-"""A graph is read through beforehand only if this much would still be available after it."""
+"""Bytes that must still be available after a graph was read in advance."""
 
 _GRAPHS = {
     "lazy": "composed while decoding (preparing the model would make it several times faster)",
@@ -40,7 +40,7 @@ _GRAPHS = {
 
 
 class VoskValues(msgspec.Struct, frozen=True):
-    """`[engines.vosk]`, as `modelserver.settings` describes and checks it."""
+    """Settings of `[engines.vosk]`, as `modelserver.settings` describes and checks them."""
 
     simd: Literal["auto", "on", "off"] = "auto"
     rescoring: Literal["auto", "on", "off"] = "auto"
@@ -53,16 +53,16 @@ class VoskValues(msgspec.Struct, frozen=True):
         return msgspec.convert(dict(settings.values), cls)
 
     def wants_simd(self, prediction: Prediction) -> bool:
-        """Return whether the SIMD library pays for it, or is asked for by name.
+        """Return whether the SIMD library is worth loading, or is set explicitly.
 
-        Where the graph is composed while decoding, the network is a tenth of the work.
+        If the graph is composed while decoding, the network is a tenth of the work.
         """
         return self.simd == "on" or (self.simd == "auto" and prediction.graph != "lazy")
 
     def blas_environment(self, prediction: Prediction, *, simd: bool) -> Mapping[str, str]:
-        """Return the variables that choose OpenBLAS's kernel: if that is left to us, the one that
-        ours give the same results as, so that a model says the same before it is prepared and
-        after, on every processor. Raises `UnsupportedProcessor`."""
+        """Return the variables that choose OpenBLAS's kernel: by default the one with the same
+        results as the SIMD library, so that a model gives the same texts before and after it is
+        prepared, on every processor. Raises `UnsupportedProcessor`."""
         flags = processor_flags()
         for_ours = simd or (self.simd == "auto" and not self.wants_simd(prediction))
         same = self.blas == AUTO and for_ours and CORETYPES[SAME_AS] <= flags
@@ -80,7 +80,7 @@ def forms(location: ModelLocation, settings: EngineSettings) -> list[Form]:
         prepared = None
     originals: tuple[PreparedModel | None, ...] = (None,)
     if prepared is not None:
-        # A prepared model that is asked for by its own directory has no other form.
+        # A prepared model that is requested by its own directory has no other form.
         own = prepared.directory == location.directory
         originals = (prepared,) if own else (prepared, None)
     found: list[Form] = []
@@ -97,8 +97,8 @@ def forms(location: ModelLocation, settings: EngineSettings) -> list[Form]:
 def forms_once_prepared(
     location: ModelLocation, settings: EngineSettings, graph_bytes: int
 ) -> list[Form]:
-    """Return the ways to load the model with a compiled graph of about so many bytes, best first.
-    Raises `ModelError`."""
+    """Return the ways to load the model with a compiled graph of about `graph_bytes` bytes, best
+    first. Raises `ModelError`."""
     values = VoskValues.of(settings)
     found: list[Form] = []
     with _told(location):
@@ -111,7 +111,8 @@ def forms_once_prepared(
 
 @contextlib.contextmanager
 def _told(location: ModelLocation) -> Iterator[None]:
-    """Raises `ModelError` for files that cannot be read and for what the processor cannot run."""
+    """Translate errors of unreadable files, and of settings that the processor cannot run, into
+    `ModelError`."""
     try:
         yield
     except OSError as error:
@@ -122,7 +123,7 @@ def _told(location: ModelLocation) -> Iterator[None]:
 
 
 def _left_out(directory: Path, values: VoskValues) -> list[tuple[str, ...]]:
-    """The folders that are not loaded, for each way to load the model."""
+    """Return the folders that are not loaded, for each way to load the model."""
     folders = tuple(rescoring_folders(directory))
     if values.rescoring == "off" or not folders:
         return [folders]
@@ -131,19 +132,19 @@ def _left_out(directory: Path, values: VoskValues) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """Some files of a model: with the SIMD library and without it, two forms."""
+    """Selection of a model's files: with and without the SIMD library, it has two forms."""
 
     location: ModelLocation
     prediction: Prediction
     left_out: tuple[str, ...]
     is_prepared: bool
     prepared: PreparedModel | None = None
-    """None: it is not prepared, or not yet."""
+    """Prepared model; None: it is not prepared, or not yet."""
 
     def forms(
         self, values: VoskValues, settings: EngineSettings, problems: tuple[str, ...] = ()
     ) -> list[Form]:
-        """Raises `UnsupportedProcessor`."""
+        """Return its forms, best first. Raises `UnsupportedProcessor`."""
         files, prepared = self.prepared.made if self.prepared else {}, self.prepared
         trimmed = bool(self.left_out) and values.rescoring == "auto"
         base = "prepared" if self.is_prepared else "published"
@@ -161,8 +162,8 @@ class _Way:
                 "prefetch": prepared is not None and _prefetch(values, settings, prepared),
             },
             environment=values.blas_environment(self.prediction, simd=False),
-            # What a lazily composed graph becomes is large and walked all the time; beside a
-            # mapped graph the heap is small.
+            # A lazily composed graph becomes large and is walked all the time; beside a mapped
+            # graph the heap is small.
             huge_pages=not self.is_prepared,
             prepared=prepared.directory if prepared else None,
             details={
@@ -195,7 +196,7 @@ class _Way:
 
 
 def simd_requirement(store: Path, values: VoskValues) -> Requirement:
-    """Return the SIMD library as something that a form requires."""
+    """Return the SIMD library as a requirement of a form."""
 
     def find() -> Mapping[str, str] | None:
         library = SIMD.find(store)
@@ -217,8 +218,7 @@ def simd_requirement(store: Path, values: VoskValues) -> Requirement:
         name="SIMD library",
         command=("models.vosk.simd.build", str(store)),
         find=find,
-        consequence="the network's products are computed by OpenBLAS, and recognition is slower "
-        "for it",
+        consequence="recognition is slower, since OpenBLAS computes the products of the network",
         problem=problem,
         needs_memory=_BUILDING_BYTES,
         setting="engines.vosk.simd = on" if values.simd == "on" else "",

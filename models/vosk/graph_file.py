@@ -1,5 +1,5 @@
-"""Header and symbol tables of an OpenFst graph: enough to tell whether the file of a const graph is
-whole, how many words it knows and how much of it their table takes, from its beginning only.
+"""Header and symbol tables of an OpenFst graph. Its beginning is enough to tell whether the file of
+a const graph is complete, how many words it has and how much of it their table takes.
 
 Source: OpenFst 1.7.9, `fst.cc` (FstHeader), `const-fst.h` and `symbol-table.cc`.
 """
@@ -33,7 +33,7 @@ class GraphHeader:
 
     @property
     def mappable(self) -> bool:
-        """Whether OpenFst can map the graph without copying it."""
+        """True if OpenFst can map the graph without copying it."""
         return (self.kind, self.arc_kind) == ("const", "standard") and bool(
             self.flags & _IS_ALIGNED
         )
@@ -55,7 +55,7 @@ class GraphHeader:
 
 
 def read_graph_header(file: Path) -> GraphHeader | None:
-    """The header, or None if the file has none. Raises `OSError`."""
+    """Return the header, or None if the file has none. Raises `OSError`."""
     with file.open("rb") as reader:
         data = reader.read(512)
     try:
@@ -72,7 +72,8 @@ def read_graph_header(file: Path) -> GraphHeader | None:
 
 
 def graph_problem(file: Path) -> str | None:
-    """Why this is no whole, mappable graph, in words; None if it is. Reads the header only."""
+    """Return why this is not a complete graph that can be mapped, in words; None if it is. Reads
+    the header only."""
     try:
         header = read_graph_header(file)
         size = file.stat().st_size
@@ -101,8 +102,8 @@ def _aligned(offset: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Symbols:
-    """`count`: of all tables; a file may hold one for its input and one for its output. `disk`:
-    bytes that they take in it, estimated from the first words."""
+    """Symbol tables in a file. `count`: symbols of all tables; a file may have one for its input
+    and one for its output. `disk`: their bytes, estimated from the first words."""
 
     count: int
     disk: int
@@ -127,7 +128,8 @@ def symbols_in_graph(graph: Path) -> Symbols:
 
 
 def symbols_in_text(file: Path) -> Symbols:
-    """Measure a `words.txt`, a word and its number a line; `NONE` if there is no such file."""
+    """Measure a `words.txt`, with a word and its number on each line; `NONE` if there is no such
+    file."""
     try:
         size = file.stat().st_size
         with file.open("rb") as reader:

@@ -1,11 +1,11 @@
-"""Names of the files of a Vosk model, and which directory holds one."""
+"""File names of a Vosk model, and recognition of its directory."""
 
 from pathlib import Path
 
 STATIC = "HCLG.fst"
 HCL, LM = "HCLr.fst", "Gr.fst"
 LAZY = (HCL, LM)
-"""A static graph, and the halves of one that is composed while decoding."""
+"""Names of a static graph, and of the halves of one that is composed while decoding."""
 
 DISAMBIG, WORDS, FEATURES = "disambig_tid.int", "words.txt", "mfcc.conf"
 
@@ -16,7 +16,7 @@ GRAPH_SOURCES = (*LAZY, STATIC, DISAMBIG)
 """Files that a compiled graph is made from."""
 
 RESCORING = ("rescore", "rnnlm")
-"""The folders that only improve what the first pass found."""
+"""Folders that only improve the result of the first pass."""
 
 
 def graph_directory(model: Path) -> Path:
@@ -26,8 +26,8 @@ def graph_directory(model: Path) -> Path:
 
 
 def composes_its_graph(model: Path) -> bool:
-    """The model in this directory comes with the parts of a graph, which are composed while it
-    decodes: it can be limited to phrases."""
+    """Return whether the model in this directory has the parts of a graph, which are composed while
+    it decodes: then recognition can be restricted to phrases."""
     graph = graph_directory(model)
     return all((graph / name).is_file() for name in LAZY)
 
@@ -57,7 +57,7 @@ def has_parts(directory: Path) -> bool:
 
 
 def rescoring_folders(directory: Path) -> list[str]:
-    """Return the folders for rescoring that the model has, as Vosk decides it."""
+    """Return the folders for rescoring that the model has, by the same rule as Vosk."""
     carpa, network = directory / "rescore" / "G.carpa", directory / "rnnlm" / "final.raw"
     there = {"rescore": carpa.is_file(), "rnnlm": network.is_file()}
     return [name for name in RESCORING if there[name]]

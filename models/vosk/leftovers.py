@@ -1,4 +1,4 @@
-"""Finds built programs and libraries that this version does not use."""
+"""Leftovers of builds: programs and libraries that this version does not use."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from models.vosk.simd import SIMD
 
 
 def old_builds(cache: Path) -> list[Leftover]:
-    """List what was built from other sources, or for another machine. Raises `OSError`."""
+    """List files that were built from other sources, or for another machine. Raises `OSError`."""
     current = {SIMD.path(cache), GRAPH_COMPILER.path(cache)}
     files = sorted((cache / "tools").glob("*")) if (cache / "tools").is_dir() else []
     why = "built from other sources, or for another machine"

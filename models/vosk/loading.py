@@ -1,5 +1,4 @@
-"""How a Vosk model gets into memory: through a view without dither, its graph mapped if it is
-prepared.
+"""Loading a Vosk model: through a view without dither, its graph mapped if it is prepared.
 
 Vosk needs the view only while it loads. Imported only where a model is loaded.
 """
@@ -34,8 +33,8 @@ class _Nothing(ModuleType):
 
 @contextlib.contextmanager
 def _as_nothing(*names: str) -> Iterator[None]:
-    """Who imports those modules within the block gets one in which every name is None, unless they
-    are there already."""
+    """Replace modules that are not imported yet, within the block, by modules in which every name
+    is None."""
     absent = [name for name in names if name not in sys.modules]
     sys.modules.update({name: _Nothing(name) for name in absent})
     try:
@@ -46,10 +45,11 @@ def _as_nothing(*names: str) -> Iterator[None]:
 
 
 _unbound = bind_hash_tables()
-"""Why results may differ from those of other processes; None if they cannot."""
+"""Reason why results may differ from those of other processes; None if they cannot."""
 
-# Nobody else imports it first: what it prints on loading is to be caught. What it fetches models
-# and writes subtitles with, and we do not, is five megabytes of every fork server.
+# No other module imports it first, since its output on loading has to be caught. The modules with
+# which it fetches models and writes subtitles are not needed here, and would take five megabytes of
+# every fork server.
 with kernel_report() as _kernel, _as_nothing("requests", "srt", "tqdm", "urllib.request"):
     import vosk
 
@@ -57,16 +57,16 @@ __all__ = ["Loaded", "load_vosk", "vosk"]
 
 _LIBRARY = Path(vosk.__file__).parent / "libvosk.so"
 _WEIGHTS_MOST, _WEIGHTS_SPARE = 8, 64 << 20
-"""Address space for weights: so many times their files, for what is derived from them and for the
-copies that loading makes and drops; what is not used is given back."""
+"""Address space for weights, as a factor of their files: for values derived from them and for the
+copies that loading makes and drops; unused space is released."""
 _PACKED_SPARE = 1 << 20
-"""What is packed is padded to whole panels."""
+"""Bytes to spare, since packed weights are padded to whole panels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """How it went. `mapped_bytes` is None where the graph is not mapped, and `not_mapped` says
-    why one that could be is not; `simd` is None where that library is not used."""
+    """Facts about a load. `mapped_bytes` is None if the graph is not mapped, and `not_mapped` says
+    why one that could be is not; `simd` is None if that library is not used."""
 
     lazy: bool
     mapped_bytes: int | None = None
@@ -74,10 +74,10 @@ class Loaded:
     not_mapped: str | None = None
     simd: PreloadedSimd | None = None
     not_packed: str | None = None
-    """Why the SIMD library that was asked for is not used."""
+    """Reason why the SIMD library is not used although it was requested."""
 
     def report(self) -> dict[str, Any]:
-        """For logs and status pages."""
+        """Return facts for logs and status pages."""
         graph = "lazy" if self.lazy else ("static" if self.mapped_bytes is None else "mapped")
         mapped = self.mapped_bytes
         working_set = None if mapped is None else int(TOUCHED_SHARE * mapped)
@@ -101,10 +101,10 @@ def load_vosk(
     """Load the model in `directory` with `made` in place of its own files, without the folders
     `left_out`, with that `variant` of the SIMD library (None: without it).
 
-    A compiled graph that the library would copy instead of mapping is dropped again, and the
-    model's own graph is used. Raises `ModelError` where Vosk refuses the files.
+    If the library would copy a compiled graph instead of mapping it, the model's own graph is used.
+    Raises `ModelError` if Vosk refuses the files.
     """
-    # Loading may end in another working directory than it began in.
+    # The working directory may be another one after loading.
     directory = directory.absolute()
     made = {name: file.absolute() for name, file in made.items()}
     if variant is None:
@@ -121,7 +121,7 @@ def load_vosk(
 
 
 def _network_bytes(directory: Path) -> int:
-    """Size of the files that the engine makes matrices of."""
+    """Return the size of the files from which the engine makes matrices."""
     folders = (directory, directory / "am", directory / "ivector", directory / "rnnlm")
     files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -136,7 +136,7 @@ def _load_graph(
     try:
         return _load_mapped(directory, made, graph, left_out)
     except CannotMap as error:
-        reason = str(error)  # the error would keep a model alive that was loaded in vain
+        reason = str(error)  # the error would keep the model of the failed load alive
     lazy = _is_lazy(directory)
     own = {} if lazy else made
     return _load(directory, own, left_out), Loaded(lazy=lazy, not_mapped=reason)
@@ -179,7 +179,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _static_graph(directory: Path, made: Mapping[str, Path]) -> Path | None:
-    """The graph that Vosk would read, if it is a static one."""
+    """Return the static graph that Vosk would read; None if it would compose one."""
     own = graph_directory(directory) / STATIC
     return _made_graph(made) or (own if own.is_file() else None)
 

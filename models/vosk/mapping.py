@@ -1,9 +1,9 @@
-"""Maps a compiled graph into memory instead of copying it, inside a library that never asked to.
+"""Maps a compiled graph into memory instead of copying it, inside a library that does not offer it.
 
 OpenFst maps a const graph if its read mode is "map" and it can open the graph's file by name.
-libvosk opens the stream itself and calls the file `<unspecified>`, so a link of that name in the
-working directory, while the model loads, is what makes the mapping happen. Every step is checked;
-where the library is not as expected the graph is not mapped, and nothing is touched.
+libvosk opens the stream itself and calls the file `<unspecified>`, so the mapping is made possible
+by a link of that name in the working directory while the model loads. Every step is checked; if the
+library is not as expected the graph is not mapped, and nothing is changed.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from pathlib import Path
 _FLAG = "FLAGS_fst_read_mode"
 
 UNSPECIFIED = "<unspecified>"
-"""What libvosk tells OpenFst as the graph's file name."""
+"""File name that libvosk gives OpenFst for the graph."""
 
 _MADV_RANDOM = mmap.MADV_RANDOM
 
 
 class CannotMap(Exception):
-    """The library is not the one that this was written for; the text says how."""
+    """Library that is not the expected build; the text says how."""
 
 
 @functools.cache
 def mapping_problem() -> str | None:
-    """Why the engine that is installed cannot map a graph, in words; None if it probably can. Looks
+    """Return why the installed engine cannot map a graph, in words; None if it probably can. Looks
     for OpenFst's flag in its library, without loading it."""
     spec = importlib.util.find_spec("vosk")
     if spec is None or spec.origin is None:
@@ -56,8 +56,8 @@ class MappedArea:
 
 
 class _OldString(ctypes.Structure):
-    """The heap block behind a `std::string` of libstdc++'s old, reference-counted ABI, as far as
-    the characters (`_Rep`, basic_string.h): the string itself points behind it."""
+    """Heap block behind a `std::string` of libstdc++'s old, reference-counted ABI, up to the
+    characters (`_Rep`, basic_string.h): the string itself points behind it."""
 
     _fields_ = (
         ("length", ctypes.c_size_t),
@@ -68,17 +68,17 @@ class _OldString(ctypes.Structure):
     )
 
 
-# Never freed: the library points to it. The reference count says that others use it too.
+# Never freed: the library points to it. The reference count means that it is shared.
 _MAP = _OldString(3, 3, 1 << 30, 0, b"map")
 
 
 @contextlib.contextmanager
 def mapped_reading(library: Path, graph: Path, directory: Path) -> Iterator[None]:
-    """While it lasts, the library at path `library`, which is loaded, maps the graph it reads.
+    """Have the loaded library at path `library` map the graph that it reads in the block.
 
     `directory` is an empty directory, which becomes the working directory; `graph` and `directory`
-    are absolute. Afterwards the working directory is the one before, or the root directory if this
-    user may not enter that one. Raises `CannotMap`.
+    are absolute. Afterwards the working directory is the former one, or the root directory if this
+    user may not enter that. Raises `CannotMap`.
     """
     flag = _read_mode_flag(library)
     before = flag.value
@@ -95,7 +95,7 @@ def mapped_reading(library: Path, graph: Path, directory: Path) -> Iterator[None
 @contextlib.contextmanager
 def _working_directory_kept() -> Iterator[None]:
     """Return to the working directory after the block, also to one that was deleted. A directory
-    that this user may not enter (root's, say) cannot be returned to."""
+    that this user may not enter (such as root's) cannot be returned to."""
     try:
         descriptor = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -114,7 +114,7 @@ def _working_directory_kept() -> Iterator[None]:
 
 
 def find_mappings(file: Path) -> list[MappedArea]:
-    """Where `file` is mapped, by /proc/self/maps; empty if it is not.
+    """Return where `file` is mapped, by /proc/self/maps; an empty list if it is not.
 
     In an overlay (a container's image) the kernel shows other devices there than stat(2) does. So a
     mapping of our own tells how it shows this file.
@@ -122,7 +122,7 @@ def find_mappings(file: Path) -> list[MappedArea]:
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 1, access=mmap.ACCESS_COPY) as own:
         byte = ctypes.c_char.from_buffer(own)
         ours = ctypes.addressof(byte)
-        del byte  # it would keep the mapping
+        del byte  # it would keep the mapping open
         areas = list(_areas())
     shown = next((device, inode) for start, _, _, device, inode in areas if start == ours)
     return [
@@ -133,8 +133,8 @@ def find_mappings(file: Path) -> list[MappedArea]:
 
 
 def advise_random(mappings: list[MappedArea]) -> None:
-    """Tell the kernel not to read ahead around each page (`MADV_RANDOM`): under memory pressure
-    that makes the difference between slow and standing still. Raises `OSError`."""
+    """Advise the kernel not to read ahead around each page (`MADV_RANDOM`): under memory pressure
+    read-ahead would evict pages that are needed. Raises `OSError`."""
     libc = ctypes.CDLL(None, use_errno=True)
     for mapping in mappings:
         address, length = ctypes.c_void_p(mapping.address), ctypes.c_size_t(mapping.length)
@@ -152,7 +152,7 @@ def read_through(file: Path) -> None:
 
 
 def _read_mode_flag(library: Path) -> ctypes.c_void_p:
-    """OpenFst's flag `fst_read_mode` inside the library: a pointer to characters."""
+    """Return OpenFst's flag `fst_read_mode` inside the library: a pointer to characters."""
     if ctypes.sizeof(ctypes.c_void_p) != 8:
         raise CannotMap("this is not a 64-bit machine")
     try:
@@ -170,7 +170,8 @@ def _read_mode_flag(library: Path) -> ctypes.c_void_p:
 
 
 def _readable(address: int) -> bool:
-    """The bytes of an `_OldString` at `address` are mapped and readable: looking cannot crash."""
+    """Return whether the bytes of an `_OldString` at `address` are mapped and readable, so that
+    reading them cannot crash."""
     last = address + ctypes.sizeof(_OldString)
     return any(
         start <= address and last <= end and permissions.startswith("r")
@@ -179,8 +180,8 @@ def _readable(address: int) -> bool:
 
 
 def _areas() -> Iterator[tuple[int, int, str, str, str]]:
-    """This process's memory, by /proc/self/maps: where each area begins and ends, its permissions,
-    and its file's device and inode."""
+    """Yield the areas of this process's memory, by /proc/self/maps: beginning, end, permissions,
+    and device and inode of the file."""
     with Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
         for line in maps:
             addresses, permissions, _, device, inode, *_ = line.split(maxsplit=5)

@@ -1,8 +1,8 @@
 """Vosk behind the engine contract. Imported only where a model is loaded.
 
-A model whose graph is composed lazily, inside the recogniser, keeps its recognisers: making one
-anew throws the composed graph away and costs four times the decoding. A model with a static graph
-makes a new one for every request, which is simpler and costs it nothing.
+A model whose graph is composed lazily, inside the recogniser, retains its recognisers: a new one
+would have to compose the graph again, which costs four times the decoding. A model with a static
+graph makes a new recogniser for every request, which is simpler and costs it nothing.
 """
 
 import json
@@ -34,30 +34,30 @@ from models.vosk.loading import load_vosk, vosk
 from models.vosk.mapping import read_through
 
 _CHUNK_S = 0.25
-"""Vosk looks for an endpoint after each chunk that it is given, so chunks of one length are what
-makes the same audio give the same text."""
+"""Seconds of a chunk. Vosk looks for an endpoint after each chunk that it is given, so chunks of
+one length are needed for the same audio to give the same text."""
 
-_LONGEST_KEPT_S = 4 * 3600
-"""Times come from a 32-bit float that counts from the recogniser's birth: past this much audio
-they would be off by a hundredth of a second."""
+_LONGEST_REUSED_S = 4 * 3600
+"""Seconds of audio after which a recogniser is not used again: its times are 32-bit floats that
+count from its start, and would be off by a hundredth of a second."""
 
-_MOST_KEPT = 2
-"""Recognisers of a lazily composed graph that a process keeps: each holds what it has composed,
-some 115 MB after 20 s of speech. Two, so that both channels of a call find one."""
+_MOST_REUSED = 2
+"""Recognisers of a lazily composed graph that a process retains: each holds the composed part, some
+115 MB after 20 s of speech. Two, so that both channels of a call find one."""
 
 
 _GUARDED = ("mapped_bytes", "working_set_bytes")
-"""Facts that the guard reads: of file cache."""
+"""Facts that the guard reads, about file cache."""
 
 _PROBLEMS = ("not_mapped", "not_packed")
-"""Facts that say why it was not loaded as asked."""
+"""Facts that tell why it was not loaded as requested."""
 
 _UNKNOWN = "[unk]"
-"""Stands in a grammar for any other speech."""
+"""Word of a grammar that stands for any other speech."""
 
 
 class VoskModel:
-    """A Vosk model in memory. Implements `models.contract.Model`."""
+    """Vosk model in memory. Implements `models.contract.Model`."""
 
     def __init__(
         self,
@@ -69,18 +69,18 @@ class VoskModel:
         simd: str | None = None,
         form: str = "",
     ) -> None:
-        """Load the model in `directory`, with the files in `made` (name inside the model, to
-        file: what a prepared model has made new) in place of its own.
+        """Load the model in `directory`, with the files in `made` (path inside the model, to a file
+        of a prepared model) in place of its own.
 
         `prefetch`: read a mapped graph through once. `left_out`: folders that are not loaded.
-        `simd`: the variant of that library (`models.vosk.simd`) that this process was started with.
-        `form`: what this way to load it is called, for the report. Raises `ModelError` where Vosk
+        `simd`: the variant of that library (`models.vosk.simd`) with which this process was
+        started. `form`: name of this way to load it, for the report. Raises `ModelError` if Vosk
         refuses the files.
         """
         vosk.SetLogLevel(-1)
         self.sample_rate = sample_rate_of(directory)
         self.chunk_bytes = 2 * int(_CHUNK_S * self.sample_rate)
-        self._kept: list[KeptRecognizer] = []
+        self._free: list[ReusableRecognizer] = []
         self._form, self._left_out = form, left_out
         self._model, self.loaded = load_vosk(directory, made or {}, left_out, simd)
         self._beam = Beam(self._model, vosk._ffi, directory)
@@ -93,8 +93,8 @@ class VoskModel:
             read_through(self.loaded.graph)
 
     def warm(self, pcm: list[bytes]) -> None:
-        """See `models.Model`. With the SIMD library, what it has packed after the check is all that
-        it ever packs; else a recogniser is kept that every fork inherits."""
+        """Decode the clips (see `models.Model`). With the SIMD library, nothing is packed after
+        this check; otherwise a recogniser is retained, which every fork inherits."""
         simd = self.loaded.simd
         if simd is not None:
             simd.alike(lambda: [self.text(clip) for clip in pcm])
@@ -104,7 +104,7 @@ class VoskModel:
             self.text(clip)
 
     def text(self, pcm: bytes) -> str:
-        """What it makes of a clip, as `Recognizer.accept` takes it."""
+        """Return the text of a clip, as `Recognizer.accept` takes it."""
         recognizer = self.recognizer(RecognitionOptions())
         said = [one for chunk in self._chunks(pcm) for one in run_steps(recognizer.accept(chunk))]
         said += run_steps(recognizer.finish())
@@ -115,8 +115,9 @@ class VoskModel:
         return (pcm[at : at + self.chunk_bytes] for at in range(0, len(pcm), self.chunk_bytes))
 
     def recognizer(self, options: RecognitionOptions, rate: float | None = None) -> Recognizer:
-        """See `models.Model`. With a `rate` the engine resamples, and all is as its own programs
-        say it; else it is a kept recogniser with its composed graph, if one is free."""
+        """Make a recogniser (see `models.Model`). With a `rate` the engine resamples, and results
+        are those of its own programs; otherwise it is a retained recogniser with its composed
+        graph, if one is free."""
         if not options.endpoint_ms and not options.max_utterance_s:
             return self._recognizer(options, rate)
         inner = self._recognizer(replace(options, words=True), rate)
@@ -126,13 +127,13 @@ class VoskModel:
         if rate is not None:
             engine = self._engine_recognizer(rate, options)
             return VoskRecognizer(engine, rate, self._beam, options)
-        if self._kept and options.grammar is None:
-            recognizer = self._kept.pop()
+        if self._free and options.grammar is None:
+            recognizer = self._free.pop()
             recognizer.begin(options)
             return recognizer
-        kept = self._kept if self.loaded.lazy and options.grammar is None else None
+        free = self._free if self.loaded.lazy and options.grammar is None else None
         engine = self._engine_recognizer(self.sample_rate, options)
-        return KeptRecognizer(engine, self.sample_rate, self._beam, options, kept)
+        return ReusableRecognizer(engine, self.sample_rate, self._beam, options, free)
 
     def report(self) -> dict[str, Any]:
         """See `models.Model`."""
@@ -158,11 +159,11 @@ class VoskModel:
         return report | ({"problems": problems} if problems else {})
 
     def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
-        """Return all of them: no keyword is preferred."""
+        """Return all keywords: none can be preferred."""
         return list(keywords)
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
-        """Those that are not in its vocabulary."""
+        """Return the words that are not in the vocabulary."""
         words = dict.fromkeys(word for phrase in phrases for word in phrase.split())
         return [word for word in words if not self._has(self._own(word))]
 
@@ -170,7 +171,7 @@ class VoskModel:
         return bool(self._model.vosk_model_find_word(word) >= 0)
 
     def _own(self, word: str) -> str:
-        """Return "[unk]", which Vosk's clients use, as this model writes it; other words as is."""
+        """Return this model's form of "[unk]", which Vosk's clients use; other words unchanged."""
         if word == _UNKNOWN:
             return next((one for one in (_UNKNOWN, "<unk>", "<UNK>") if self._has(one)), word)
         return word
@@ -185,7 +186,7 @@ class VoskModel:
                 "grammar_unsupported",
                 "this model's graph is compiled: it cannot be limited to phrases",
             )
-        # The engine leaves words out that it does not know, and cannot do without any.
+        # The engine ignores words that it does not know, and needs at least one that it knows.
         unknown = set(self.unknown_words(grammar))
         known = [
             " ".join(map(self._own, phrase.split()))
@@ -200,22 +201,22 @@ class VoskModel:
 
 
 class VoskRecognizer:
-    """One Vosk recogniser, used as the engine's own programs use it, with the engine's numbers.
-    Implements `models.contract.Recognizer`."""
+    """Vosk recogniser, used as by the engine's own programs, with the engine's numbers. Implements
+    `models.contract.Recognizer`."""
 
     def __init__(
         self, recognizer: vosk.KaldiRecognizer, rate: float, beam: Beam, options: RecognitionOptions
     ) -> None:
         self._recognizer = recognizer
         self._beam = beam
-        # The engine works through what it is given in pieces of this many samples (Vosk:
-        # Recognizer::AcceptWaveform), and looks for an endpoint after the last one. So pieces of
-        # several of them, given one after the other, come to the same.
+        # The engine processes its input in pieces of this many samples (Vosk:
+        # Recognizer::AcceptWaveform), and looks for an endpoint after the last one. So several
+        # pieces, given one after the other, have the same result.
         self._piece_bytes = 2 * int(rate * 0.2)
         self.begin(options)
 
     def begin(self, options: RecognitionOptions) -> None:
-        """Start on new audio. Options stick to a Vosk recogniser, so all are set."""
+        """Start on new audio. A Vosk recogniser remembers its options, so all are set."""
         self._recognizer.SetWords(options.words)
         self._recognizer.SetMaxAlternatives(options.alternatives)
         self._recognizer.SetPartialWords(options.partial_words)
@@ -227,16 +228,16 @@ class VoskRecognizer:
         return [self._utterance(self._recognizer.Result())] if ended else []
 
     def give(self, pcm: bytes) -> Generator[None, None, bool]:
-        """Take samples; returns whether the engine finds that the utterance has ended. Raises
+        """Process samples; return whether the engine finds that the utterance has ended. Raises
         `ModelError`."""
         ended = False
         for at in range(0, max(1, len(pcm)), self._piece_bytes):
             if at:
                 yield
-            self._beam.use(self._profile)  # others have had their turn
+            self._beam.use(self._profile)  # another profile may have been used since
             try:
                 ended = self._recognizer.AcceptWaveform(pcm[at : at + self._piece_bytes])
-            except Exception as error:  # the binding raises nothing more exact
+            except Exception as error:  # the binding raises nothing more specific
                 raise ModelError(
                     "engine_failed", f"the engine cannot decode this audio: {error}"
                 ) from error
@@ -248,7 +249,8 @@ class VoskRecognizer:
         return Partial(result.partial, self._words(result.partial_result))
 
     def finish(self) -> Generator[None, None, list[Utterance]]:
-        """See `models.Recognizer`. Returns nothing where nothing came since the last end."""
+        """Return the last utterance (see `models.Recognizer`); none if no audio came since the last
+        end."""
         yield from ()
         answer = self._recognizer.FinalResult()
         return [] if answer in _NOTHING_CAME else [self._utterance(answer)]
@@ -276,9 +278,9 @@ class VoskRecognizer:
         return Word(word.word, word.start, word.end, word.conf)
 
 
-class KeptRecognizer(VoskRecognizer):
-    """A recogniser for one request after the other: each starts from nothing, and its numbers are
-    rounded so that they do not depend on what came before."""
+class ReusableRecognizer(VoskRecognizer):
+    """Recogniser that serves one request after another: each starts from the initial state, and its
+    numbers are rounded so that they do not depend on earlier requests."""
 
     def __init__(
         self,
@@ -286,12 +288,13 @@ class KeptRecognizer(VoskRecognizer):
         sample_rate: int,
         beam: Beam,
         options: RecognitionOptions,
-        keep_in: "list[KeptRecognizer] | None",
+        free_list: "list[ReusableRecognizer] | None",
     ) -> None:
-        """`keep_in`: list that it is added to when it is closed; None: it is not kept."""
+        """Take over an engine recogniser. `free_list`: list to which it is added when it is closed;
+        None: it is not retained."""
         self._rate = sample_rate
-        self._keep_in = keep_in
-        self._samples = 0  # heard since birth
+        self._free_list = free_list
+        self._samples = 0  # processed since it was made
         self._in_utterance = False
         super().__init__(recognizer, sample_rate, beam, options)
 
@@ -314,8 +317,8 @@ class KeptRecognizer(VoskRecognizer):
 
     def finish(self) -> Generator[None, None, list[Utterance]]:
         if not self._in_utterance:
-            # Only the end of an utterance makes the next request start from nothing: after an
-            # endpoint the speaker adaptation would stay, so there must be an utterance to end.
+            # Only the end of an utterance resets the state for the next request: after an endpoint
+            # the speaker adaptation would stay, so there must be an utterance to end.
             yield from self.accept(b"\0\0")
         self._in_utterance = False
         return (yield from super().finish())
@@ -324,27 +327,28 @@ class KeptRecognizer(VoskRecognizer):
         if not self._open:
             return
         self._open = False
-        if self._keep_in is None or len(self._keep_in) >= _MOST_KEPT:
+        if self._free_list is None or len(self._free_list) >= _MOST_REUSED:
             return
-        if self._samples > _LONGEST_KEPT_S * self._rate:
+        if self._samples > _LONGEST_REUSED_S * self._rate:
             return
         if self._in_utterance:
             run_steps(self.finish())
-        self._keep_in.append(self)
+        self._free_list.append(self)
 
     def _word(self, word: "_WordJson") -> Word:
-        # To four places: the sixth depends on what a kept recogniser has heard before.
+        # Four digits: the sixth depends on earlier requests of a retained recogniser.
         sure = None if word.conf is None else round(word.conf, 4)
         return Word(word.word, self._since_begin(word.start), self._since_begin(word.end), sure)
 
     def _since_begin(self, time_s: float) -> float:
-        """To a hundredth. Times are often halfway between two hundredths, and a kept recogniser
-        counts from its birth in a 32-bit float: rounded with a bias, both say the same."""
+        """Return a time since `begin`, in hundredths. Times are often halfway between two
+        hundredths, and a retained recogniser counts in a 32-bit float: rounded with a bias, all
+        give the same."""
         return max(0.0, math.floor((time_s - self._begun_at_s) * 100 + 0.7) / 100)
 
 
 _NOTHING_CAME = ('{"text": ""}', '{"alternatives" : [{"text": "", "confidence" : 1.0}] }')
-"""Answers of the engine where no audio came since the last end (Vosk: StoreEmptyReturn)."""
+"""Answers of the engine if no audio came since the last end (Vosk: StoreEmptyReturn)."""
 
 
 class _WordJson(msgspec.Struct):

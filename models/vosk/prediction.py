@@ -1,9 +1,9 @@
 """Prediction of a Vosk model's memory from its files' names, sizes and first bytes.
 
 Every factor was measured with the embedded model and variants of it (docs/decisions.md,
-tests/models/test_prediction.py), with jemalloc as the workers have it. Only sums could be measured
-of the acoustic model with its i-vector extractor; the recurrent language model's factor follows
-from what Vosk makes of it and was not measured.
+tests/models/test_prediction.py), with jemalloc, as workers have it. The acoustic model and its
+i-vector extractor could only be measured together; the recurrent language model's factor follows
+from Vosk's code and was not measured.
 """
 
 import struct
@@ -18,26 +18,28 @@ from models.vosk.layout import HCL, LM, STATIC, WORDS, graph_directory, rescorin
 _MB = 1_000_000
 
 _ENGINE = 20 * _MB
-"""Python, this package, FFmpeg's decoders and libvosk."""
+"""Bytes for Python, this package, FFmpeg's decoders and libvosk."""
 _ACOUSTIC, _IVECTOR = 1.9, 2.4
-"""The network and its collapsed copy, as the engine holds them or as the SIMD library does; the
-extractor's matrices and what is derived from them (Kaldi: `IvectorExtractor::ComputeDerivedVars`).
-"""
+"""Factors for the network and its collapsed copy, as the engine or the SIMD library holds them, and
+for the extractor's matrices and the values derived from them (Kaldi:
+`IvectorExtractor::ComputeDerivedVars`)."""
 _SYMBOL = 77
-"""Bytes a word."""
+"""Bytes per word."""
 _HCL, _LM = 1.29, 2.6
-"""The two halves of a lazily composed graph: copied, with what makes looking ahead possible."""
+"""Factors for the two halves of a lazily composed graph: copied, with the tables for look-ahead."""
 _COMPOSED_SHARED, _COMPOSED_MOST = 20, 150 * _MB
-"""Factor of the language model, and most bytes, that warming composes once for all workers."""
+"""Factor of the language model, and most bytes, of the graph that warming composes for all
+workers."""
 _COMPOSED_GROWTH, _COMPOSED_GROWTH_MOST = 6, 235 * _MB
-"""The same for what each worker composes after that in minutes of speech."""
+"""Factor and most bytes of the graph that each worker composes after that in minutes of speech."""
 _GROWTH = 15 * _MB
 _WIDER, _WIDER_LAZY = (1.0, 21 * _MB), (3.7, 0)
-"""Factor and bytes by which a wider search enlarges that; a lazily composed graph grows with it."""
+"""Factor and bytes by which a wider search enlarges the growth; a lazily composed graph grows with
+it."""
 _STATIC = 1.5
 _MAPPED_ANONYMOUS = 0.03
 TOUCHED_SHARE = 0.47
-"""Of a mapped graph, what ordinary speech touches: 160 short utterances touched 473 MB of the
+"""Share of a mapped graph that ordinary speech touches: 160 short utterances touched 473 MB of the
 embedded model's 998 MB."""
 _RESCORE_LM, _RESCORE_CARPA = 1.6, 1.0
 _RNNLM = 2.0
@@ -51,7 +53,7 @@ _WORDS = "words"
 def predict(
     directory: Path, made: Mapping[str, Path] | None = None, *, rescoring: bool = True
 ) -> Prediction:
-    """For the model in `directory`, with the files in `made` in place of its own.
+    """Predict the memory of the model in `directory`, with the files in `made` in place of its own.
 
     Reads sizes and first bytes only. Raises `OSError`.
     """
@@ -91,7 +93,7 @@ def predict(
 
 
 def if_prepared(prediction: Prediction, graph_bytes: int) -> Prediction:
-    """Predict the same model with a compiled graph of about so many bytes."""
+    """Predict the same model with a compiled graph of about `graph_bytes` bytes."""
     parts = tuple(part for part in prediction.parts if not part.name.startswith("graph"))
     others = tuple(
         replace(part, private=part.private // 2) if part.name == _WORDS else part for part in parts
@@ -145,7 +147,8 @@ def _rescoring(directory: Path, symbols: Symbols) -> list[Part]:
 
 
 def _columns(matrix: Path) -> int:
-    """Of a Kaldi matrix: "\\0BFM ", then rows and columns, each with its length before it."""
+    """Return the columns of a Kaldi matrix: "\\0BFM ", then rows and columns, each with its length
+    before it."""
     try:
         with matrix.open("rb") as reader:
             head = reader.read(15)

@@ -1,6 +1,6 @@
-"""Silence in one utterance, counted from the loudness of its audio.
+"""Silence in an utterance, counted from the loudness of its audio.
 
-A frame is loud if it stands out of the quietest moment of the last seconds. Nothing before the
+A frame is loud if it stands out from the quietest moment of the last seconds. Nothing before the
 utterance counts, so that the same audio has the same silence on every worker.
 """
 

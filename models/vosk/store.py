@@ -1,4 +1,4 @@
-"""Prepared models of Vosk, as `models.engine.PreparedStore` has them."""
+"""Store of prepared Vosk models, with the interface of `models.engine.PreparedStore`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ from models.vosk.prepared import (
 from models.vosk.simd import SIMD, SimdLibrary, choose_variant
 
 _MOST = 2
-"""How many times its estimate a preparation may take in the background."""
+"""Factor of its estimate that a preparation in the background may take."""
 
 _PHASES = {
     "compiler": "building the graph compiler",
@@ -53,8 +53,8 @@ class VoskStore(MakerStore):
         must_be_affordable(self.needs(location), settings.available, settings.store)
 
     def prepare(self, location: ModelLocation, how: Preparing) -> PreparedModel:
-        """See `models.engine.PreparedStore`. In the background it may take twice the estimate: a
-        graph that grows past that would fill memory and disk."""
+        """Prepare a model (see `models.engine.PreparedStore`). In the background it may take twice
+        the estimate: a graph that grows past that would fill memory and disk."""
         needs, bounds = self.needs(location), Bounds(how.most_bytes)
         if how.background and not how.most_bytes:
             bounds = Bounds(_MOST * needs.mapped, _MOST * needs.memory)

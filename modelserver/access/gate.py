@@ -1,4 +1,4 @@
-"""Whether a request may come in: by its key, and by what that key has taken already."""
+"""The decision whether a request is allowed: by its key, and by the quota of that key."""
 
 import contextlib
 import time
@@ -18,13 +18,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
 
 def bearer_of(authorization: str) -> str:
-    """The key or token in an Authorization header; empty if there is none (RFC 6750)."""
+    """Return the key or token in an Authorization header; empty if there is none (RFC 6750)."""
     scheme, _, given = authorization.partition(" ")
     return given.strip() if scheme.lower() == "bearer" else ""
 
 
 class NotAllowed(Refusal):
-    """`code`: "unauthorized", or "rate_limited" with the seconds after which to try again."""
+    """Refusal of a request. `code`: "unauthorized", or "rate_limited" with the seconds to wait."""
 
 
 class Pass:
@@ -34,23 +34,23 @@ class Pass:
     """
 
     def __init__(self, name: str | None, quota: Quota, refuse: Callable[[], None]) -> None:
-        """`refuse`: raises `NotAllowed` where the key has had its share of audio by now."""
+        """Charge the quota of key `name`. `refuse` raises `NotAllowed` if its audio is used up."""
         self.name = name
         self._quota, self._refuse = quota, refuse
         self._recognised_s = self._charged_s = 0.0
 
     def expect(self, seconds: float) -> None:
-        """Charge for so many seconds of audio in all, before they are recognised. Raises
-        `NotAllowed` where others with the same key have had its share meanwhile."""
+        """Charge for `seconds` of audio in total, before they are recognised. Raises `NotAllowed`
+        if other requests with the same key have used up its quota meanwhile."""
         self._refuse()
         self._charge(max(seconds, self._recognised_s))
 
     def charge(self, seconds: float) -> None:
-        """Charge for so many more seconds, which were recognised."""
+        """Charge for `seconds` more of recognised audio."""
         self.charge_until(self._recognised_s + seconds)
 
     def charge_until(self, seconds: float) -> None:
-        """Charge for so many seconds in all, which were recognised."""
+        """Charge for `seconds` of recognised audio in total."""
         self._recognised_s = max(seconds, self._recognised_s)
         self._charge(max(self._recognised_s, self._charged_s))
 
@@ -67,7 +67,7 @@ class AccessGate:
     """The gate of the whole server."""
 
     def __init__(self, settings: Callable[[], AuthSettings]) -> None:
-        """`settings`: as they are now."""
+        """Decide by the settings that `settings` returns, which may change."""
         self._settings = settings
         self._keyring: Keyring | None = None
         self._told: str | None = None
@@ -76,7 +76,7 @@ class AccessGate:
 
     @property
     def open(self) -> bool:
-        """No key is needed."""
+        """True if requests need no key."""
         return not self._settings().keys_file
 
     def check(self) -> None:
@@ -85,18 +85,18 @@ class AccessGate:
             self._ring(Path(self._settings().keys_file)).read()
 
     def who(self, authorization: str | None) -> str | None:
-        """Whose key it is, of what an Authorization header says; None where none is needed. Raises
+        """Return the name of the key in an Authorization header; None if no key is needed. Raises
         `NotAllowed`."""
         settings = self._settings()
         if not settings.keys_file:
             return None
         keyring = self._ring(Path(settings.keys_file))
         if not (key := bearer_of(authorization or "")):
-            raise NotAllowed("unauthorized", "a key is needed: Authorization: Bearer KEY")
+            raise NotAllowed("unauthorized", "a key is required: send Authorization: Bearer KEY")
         name = keyring.name_of(key)
         self._tell(keyring.problem)
         if name is None:
-            raise NotAllowed("unauthorized", "this key is not known")
+            raise NotAllowed("unauthorized", "unknown key")
         return name
 
     def new_secret(self, content: ClientSecret) -> str:
@@ -111,7 +111,9 @@ class AccessGate:
             return None
         secret = self._secrets.read(given, self.stamp_of)
         if secret is None or (secret.name is None and not self.open):
-            raise NotAllowed("unauthorized", "this client secret is not known, or has expired")
+            raise NotAllowed(
+                "unauthorized", "unknown or expired client secret: request another one"
+            )
         return secret
 
     def still_valid(self, name: str | None, stamp: str | None) -> bool:
@@ -126,8 +128,9 @@ class AccessGate:
 
     @contextlib.contextmanager
     def request(self, name: str | None, unfinished_jobs: int | None = None) -> Iterator[Pass]:
-        """Around one request that takes work; `unfinished_jobs`: that adds a job to so many. Raises
-        `NotAllowed`."""
+        """Count one request against the quota of key `name` while the context is open.
+        `unfinished_jobs`: the unfinished jobs of that key, if the request adds one; None for other
+        requests. Raises `NotAllowed`."""
         quota, now = self._quota(name), time.monotonic()
         if unfinished_jobs is None:
             _refuse(quota.request_refusal(self._allowed(), now))
@@ -155,7 +158,7 @@ class AccessGate:
             self._forget(name)
 
     def charge(self, name: str | None, seconds: float) -> None:
-        """A job with that key has had that much audio recognised."""
+        """Charge key `name` for `seconds` of audio that a job had recognised."""
         self._quota(name).charge(seconds)
 
     def _pass(self, name: str | None, quota: Quota) -> Pass:

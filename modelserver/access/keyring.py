@@ -17,13 +17,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelserver.rereading import Stamp, read_if_changed
+
 _PREFIX = "ms-"
 _SERVICE_GROUP = "modelserver"
-"""Of the unit that `make install` puts in place."""
+"""Group of the unit that `make install` puts in place."""
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{0,63})\s+sha256:(?P<hash>[0-9a-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _LOOK_S = 1.0
-"""How often it is looked whether the file has changed, at the most."""
+"""Seconds between two checks whether the file has changed, at least."""
 _LONGEST_KEY = 512
 
 
@@ -46,7 +48,7 @@ def read_keys(file: Path) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise KeysUnreadable(f"{file} cannot be read: {reason}") from error
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -59,16 +61,17 @@ def read_keys(file: Path) -> dict[str, str]:
                 "add NAME` writes such a line)"
             )
         if found["name"] in keys:
-            raise KeysUnreadable(f"{file}, line {number}: {found['name']} is there twice")
+            raise KeysUnreadable(f"{file}, line {number}: {found['name']} occurs twice")
         keys[found["name"]] = found["hash"]
     return keys
 
 
 def add_key(file: Path, name: str) -> str:
-    """A new key under that name; the file is made if there is none. Raises `KeysUnreadable`."""
+    """Add a new key under `name`, and return it; the file is created if needed. Raises
+    `KeysUnreadable`."""
     if not _NAME.fullmatch(name):
         raise KeysUnreadable(
-            f"{name[:70]!r} is no name: letters, digits and . _ @ - are, up to 64 of them"
+            f"{name[:70]!r} is not a valid name: use up to 64 letters, digits and . _ @ -"
         )
     key = new_key()
     with _alone(file):
@@ -114,8 +117,9 @@ def _text_of(file: Path) -> str:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Whoever reads it finds the old file or the new one. Owner and mode stay; a new one that root
-    makes belongs to the owner of its directory, or can be read by the service, if there is one."""
+    """Replace the file in one step: readers see the old text or the new. Owner and mode stay. A new
+    file that root creates belongs to the owner of its directory, or is readable by the service's
+    group if that exists."""
     try:
         before = file.stat() if file.exists() else None
         descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -146,13 +150,13 @@ def _service_group() -> int | None:
 
 @dataclass(slots=True)
 class Keyring:
-    """The keys of a file, read again when it has changed. One that has become unreadable goes on
-    holding what it held; `problem` says why."""
+    """Keys of a file, read again when it has changed. If it becomes unreadable the keyring keeps
+    the keys it had; `problem` says why."""
 
     file: Path
     problem: str | None = None
     _keys: dict[str, str] = field(default_factory=dict)
-    _stamp: tuple[int, int, int] | None = None
+    _stamp: Stamp | None = None
     _looked_at: float = float("-inf")
 
     def name_of(self, key: str) -> str | None:
@@ -172,27 +176,19 @@ class Keyring:
         return self._keys.get(name)
 
     def read(self) -> None:
-        """Read the file now. Raises `KeysUnreadable`."""
-        self._stamp = self._stamp_now()
-        self._keys = read_keys(self.file)
+        """Read the file if it has changed. Raises `KeysUnreadable`."""
+        found = read_if_changed(self.file, self._stamp, read_keys)
+        if found is not None:
+            self._stamp, self._keys = found
 
     def _look(self) -> None:
         now = time.monotonic()
         if now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
-        if self._stamp_now() == self._stamp and self._stamp is not None:
-            return
         try:
             self.read()
         except KeysUnreadable as error:
             self.problem = str(error)
         else:
             self.problem = None
-
-    def _stamp_now(self) -> tuple[int, int, int] | None:
-        try:
-            status = self.file.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino

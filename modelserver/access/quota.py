@@ -1,5 +1,5 @@
-"""What one client may take at once and in a minute. A value and its rules, without a clock of its
-own."""
+"""Quota of one client: requests at once, and requests and audio a minute. A value and its rules;
+the caller passes the time."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ _MINUTE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """0: without a limit."""
+    """Limits of one key; 0 means without a limit."""
 
     requests: int = 0
     streams: int = 0
     jobs: int = 0
-    """Unfinished ones."""
+    """Most unfinished jobs."""
     audio_s: float = 0.0
     """Seconds of audio a minute; as much may be saved up."""
 
@@ -42,13 +42,14 @@ class Quota:
     def job_refusal(
         self, allowed: Allowed, unfinished: int, now: float
     ) -> tuple[str, float] | None:
-        """Return the same for a job, where so many are `unfinished`."""
+        """Return the same for a job, of a key that has `unfinished` jobs."""
         if allowed.jobs and unfinished >= allowed.jobs:
             return f"{unfinished} jobs with this key are unfinished", 10.0
         return self.request_refusal(allowed, now)
 
     def charge(self, seconds: float) -> None:
-        """That much audio was taken; more than is left has to be waited for afterwards."""
+        """Subtract `seconds` of audio. The rest may become negative: later requests then wait
+        longer."""
         if self.audio_left_s is not None:
             self.audio_left_s -= seconds
 
@@ -66,4 +67,4 @@ class Quota:
         if self.audio_left_s > 0:
             return None
         wait_s = -self.audio_left_s * _MINUTE_S / allowed.audio_s
-        return f"this key may have {allowed.audio_s:g} s of audio a minute recognised", wait_s + 1
+        return f"this key is limited to {allowed.audio_s:g} s of audio per minute", wait_s + 1

@@ -22,7 +22,8 @@ _AFTER_WRONG_S = 0.5
 
 
 class AdminAccess:
-    """`token`: None where nobody needs one (a Unix socket)."""
+    """Access to the admin side by token or by session. `token`: None if none is needed (a Unix
+    socket)."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
@@ -44,10 +45,11 @@ class AdminAccess:
         )
 
     def must_be_allowed(self, request: web.Request) -> None:
-        """Raises `Refusal`."""
+        """Raise `Refusal` unless the request is authenticated and, if it changes anything, comes
+        from the admin page."""
         if self.is_in(request):
             if request.method not in ("GET", "HEAD") and not _from_our_page(request):
-                raise Refusal("unauthorized", "this comes from another page")
+                raise Refusal("unauthorized", "the request comes from a page of another site")
             return
         raise Refusal(
             "unauthorized",
@@ -56,9 +58,10 @@ class AdminAccess:
         )
 
     async def let_in(self, request: web.Request, token: str, response: web.Response) -> None:
-        """A cookie for the token, good for half a day. Raises `Refusal` for a wrong one."""
+        """Set a session cookie, valid for half a day, in exchange for the token. Raises `Refusal`
+        for a wrong one."""
         if not _from_our_page(request):
-            raise Refusal("unauthorized", "this comes from another page")
+            raise Refusal("unauthorized", "the request comes from a page of another site")
         if self._token is not None and not self._is_token(token):
             log.warning("admin.token_rejected")
             await asyncio.sleep(_AFTER_WRONG_S)

@@ -41,7 +41,7 @@ class ModelDesk:
         """The last one that was asked for."""
 
     async def all(self) -> dict[str, Any]:
-        """Every model that is installed or known, and what would fit."""
+        """Return the installed and the known models, and which of them would fit."""
         settings = first_model(self._service.settings)
 
         def look() -> tuple[list[ModelRow], str]:
@@ -53,14 +53,14 @@ class ModelDesk:
         return {"models": rows, "room": room, "pulling": self.pulling}
 
     def find(self, label: str) -> ServedModel:
-        """A served model. Raises `Refusal`."""
+        """Return a served model by its label. Raises `Refusal`."""
         if (served := self._service.models.get(label)) is None:
             there = ", ".join(self._service.models)
             raise Refusal("model_not_found", f"no model is served as {label!r}; there are: {there}")
         return served
 
     async def unload(self, label: str) -> None:
-        """One that is loaded again when somebody asks for it. Raises `Refusal`."""
+        """Unload a model that the next request for it loads again. Raises `Refusal`."""
         served = self.find(label)
         if not served.on_demand:
             raise Refusal("bad_settings", 'only a model with load = "first_use" can be unloaded')
@@ -69,9 +69,9 @@ class ModelDesk:
     def pull(self, name: str) -> None:
         """Fetch it; `pulling` says how far it is. Raises `Refusal`."""
         if self.pulling is not None and self.pulling.state == "pulling":
-            raise Refusal("bad_request", f"{self.pulling.name} is being fetched")
+            raise Refusal("bad_request", f"{self.pulling.name} is being downloaded: wait for it")
         if models.catalog_entry(name) is None:
-            raise Refusal("model_not_found", f"the catalogue knows no model {name[:80]!r}")
+            raise Refusal("model_not_found", f"the catalogue has no model {name[:80]!r}")
         self.pulling = Pulling(name)
         self._tasks.once("a pull", lambda: self._pull(name))
 

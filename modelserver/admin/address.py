@@ -36,10 +36,8 @@ class AdminAddress:
 
 
 def admin_address(settings: AdminSettings) -> AdminAddress | None:
-    """Where to listen, or where a server of these settings is to be found; None for nowhere.
-
-    Raises `BadAddress`.
-    """
+    """Return the address of the admin side that these settings give; None if it is off. Raises
+    `BadAddress`."""
     text = settings.listen
     if text == OFF:
         return None
@@ -49,7 +47,7 @@ def admin_address(settings: AdminSettings) -> AdminAddress | None:
         return AdminAddress(path=Path(text.removeprefix(_UNIX)))
     if (address := host_and_port(text)) is None:
         raise BadAddress(
-            f'admin.listen is {text!r}; it may be "auto", "off", "unix:/path" or "host:port"'
+            f'admin.listen is {text!r}; allowed: "auto", "off", "unix:/path" or "host:port"'
         )
     return address
 
@@ -63,13 +61,13 @@ def host_and_port(text: str) -> AdminAddress | None:
 
 
 def must_be_usable(settings: AdminSettings) -> None:
-    """Raises `BadAddress` where the address is none, or one that everybody reaches, without a
+    """Raise `BadAddress` if the address is not valid, or reachable from other machines without a
     token."""
     address = admin_address(settings)
     over_tcp = address is not None and address.path is None
     if over_tcp and not settings.token_file:
         raise BadAddress(
-            f"admin.listen is {settings.listen}, which others reach too: it needs a token: "
+            f"admin.listen is {settings.listen}, which other users can reach: it needs a token: "
             "name a file that holds one in admin.token_file"
         )
 
@@ -94,10 +92,10 @@ def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
     if path.parent == runtime_directory():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.stat().st_uid != os.getuid() and os.getuid() != 0:
-        raise PermissionError(errno.EPERM, f"{path.parent} belongs to somebody else")
+        raise PermissionError(errno.EPERM, f"{path.parent} belongs to another user")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        # Two that begin at the same moment take turns, and nobody sees a socket that does not
+        # Two that begin at the same moment take turns, and no client sees a socket that does not
         # listen yet.
         with _locked(path.parent):
             if path.is_socket() and not in_place_of and _answers(path):

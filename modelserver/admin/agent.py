@@ -1,8 +1,8 @@
-"""What HAProxy is told of how much this server can take, whenever it asks (its `agent-check`).
+"""Answers to HAProxy's `agent-check`: how much work this server can take.
 
-A line on a TCP connection: "up ready 12% maxconn:4", "drain", "maint #...", "ready down #...";
-"ready" takes an earlier "drain" or "maint" back. Source: the configuration manual of HAProxy
-(`agent-check` and `agent-send`).
+An answer is one line on a TCP connection: "up ready 12% maxconn:4", "drain", "maint #...", "ready
+down #..."; "ready" cancels an earlier "drain" or "maint". Source: the configuration manual of
+HAProxy (`agent-check` and `agent-send`).
 """
 
 import asyncio
@@ -69,14 +69,14 @@ class Agent:
 
 
 def line(service: SpeechService, kind: str = "") -> str:
-    """Of requests with recordings; of "streams", which stay for long; or of "jobs", of which the
-    one who asks need not wait for any."""
+    """Return the answer for one kind of work: recordings (""), "streams", which last long, or
+    "jobs", for which no client waits."""
     status = service.status()
     pools = [served.pool for served in service.models.values() if served.pool is not None]
     if reason := service.drain.reason:
         if status.admitted or any(len(pool.streams) for pool in pools):
             return "drain\n"
-        return f"maint #{_plain(reason)}, and nothing is left inside\n"
+        return f"maint #{_plain(reason)}, and all requests have ended\n"
     default = service.models.default.pool
     if status.reason is not None and (default is None or default.hopeless()):
         return f"ready down #{_plain(status.reason)}\n"
@@ -85,7 +85,7 @@ def line(service: SpeechService, kind: str = "") -> str:
         takes = guard.state.takes_streams if kind == "streams" else guard.state.takes_work
         if not takes:
             return "drain\n"
-    # One that is replaced just now is as good as there.
+    # A worker that is being replaced counts as available.
     able = max(1, sum(worker.state.value in ("idle", "busy") for worker in status.workers))
     at_once = able if guard is None else max(1, min(able, guard.state.concurrency))
     pace = status.s_per_unit or _PACE_UNKNOWN

@@ -67,8 +67,8 @@ def build_admin(
     token: str | None,
     connections: Connections,
 ) -> web.Application:
-    """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
-    owner is the one who may come in."""
+    """Build the routes of the admin side. `token`: what every request must bring; None on a Unix
+    socket, to which only its owner has access."""
     lag = LoopLag()
     admin = _Admin(service, jobs, history, reloader, upgrader, token, lag)
     app = web.Application(middlewares=[admin.each_request])
@@ -272,7 +272,7 @@ class _Admin:
     async def drain(self, _: web.Request) -> web.Response:
         log.info("admin.drain_requested")
         notice_s = self._service.drain.stop_admitting(
-            "the server takes no requests: its operator has said so"
+            "the operator has paused the server: it accepts no requests"
         )
         admitted = self._service.status().admitted
         return json_response(
@@ -291,5 +291,5 @@ async def _body(request: web.Request, kind: type[Body]) -> Body:
         async with asyncio.timeout(_BODY_S):
             body = await request.read()
     except TimeoutError:
-        raise Refusal("upload_timeout", f"the body did not come within {_BODY_S:g} s") from None
+        raise Refusal("upload_timeout", f"the body did not arrive within {_BODY_S:g} s") from None
     return decoded(body, kind)

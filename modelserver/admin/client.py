@@ -23,7 +23,7 @@ Document = TypeVar("Document")
 
 
 class NoServer(Exception):
-    """No server answered: the text says where and why."""
+    """Failure to reach a server; the text says where and why."""
 
 
 class Refused(Exception):
@@ -43,8 +43,8 @@ def fetch(
     method: str = "GET",
     timeout_s: float = _TIMEOUT_S,
 ) -> Document:
-    """What the server with these settings has there, or does. Raises `NoServer`, or `Refused`
-    where it says why it does not."""
+    """Request `path` from the admin side of the server with these settings. Raises `NoServer`, or
+    `Refused` with the server's reason."""
     try:
         address = admin_address(settings.admin)
     except BadAddress as error:
@@ -64,7 +64,7 @@ def fetch(
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
-        raise NoServer(f"what answers on {address} is no such server: {error}") from error
+        raise NoServer(f"{address} answered, but it is not a modelserver: {error}") from error
 
 
 def ask(
@@ -113,5 +113,5 @@ class _UnixConnection(http.client.HTTPConnection):
         if os.getuid() not in (0, owner) and owner != 0:
             self.close()
             raise PermissionError(
-                errno.EPERM, f"process {pid} answers there, of another user ({owner})"
+                errno.EPERM, f"process {pid} of another user ({owner}) answers there"
             )

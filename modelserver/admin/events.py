@@ -1,5 +1,5 @@
-"""The operator's page is told what happens, as server-sent events: "now" each second with the
-health document and what was sampled since; "deaths" when there are new ones; "log" with events."""
+"""Server-sent events for the admin page: "now" each second with the health document and the samples
+since the last one; "deaths" when there are new ones; "log" with log events."""
 
 import asyncio
 from collections.abc import Callable

@@ -16,8 +16,8 @@ from supervisor import DeathRecord, GuardStatus, PoolStatus, WorkerStatus
 
 
 class WorkerHealth(msgspec.Struct):
-    """One worker. Sizes in bytes (`rss_bytes`: null until it has been read), times in seconds.
-    `model`: the label of the model that it serves."""
+    """Health of one worker. Sizes in bytes (`rss_bytes`: null until it has been read), times in
+    seconds. `model`: the label of the model that it serves."""
 
     id: int
     model: str
@@ -32,10 +32,10 @@ class WorkerHealth(msgspec.Struct):
 
 
 class ModelHealth(msgspec.Struct):
-    """One of the models. `state`: "ready", "not_ready" (`reason` says why) or "unloaded".
-    `not_prepared`: why preparing it has come to nothing. `engine`: what decodes; `form`: how the
-    model was loaded, such as "prepared"; `missing`: why it could not be loaded better; `details`:
-    the engine's own facts. They are null or empty until it is loaded."""
+    """Health of one model. `state`: "ready", "not_ready" (`reason` says why) or "unloaded".
+    `not_prepared`: why preparing it failed. `engine`: the engine that decodes; `form`: how the
+    model was loaded, such as "prepared"; `missing`: why no better form could be loaded; `details`:
+    the engine's own facts. They are null or empty until the model is loaded."""
 
     label: str
     state: str
@@ -53,18 +53,18 @@ class ModelHealth(msgspec.Struct):
     missing: str | None
     details: dict[str, object]
     profile: str
-    """Of requests that name none."""
+    """Profile of requests that name none."""
     text_steps: dict[str, str]
-    """By name, whether each does something for this model's language."""
+    """Text steps by name, and whether each has an effect in this model's language."""
     sandbox: tuple[str, ...]
-    """What its workers have given up; empty: nothing."""
+    """Rights that the model's workers have dropped; empty if none."""
     sandbox_missing: tuple[str, ...]
-    """What they could not give up here, and why."""
+    """Rights that they could not drop on this machine, and why."""
 
 
 class QueueHealth(msgspec.Struct):
-    """Requests inside, at most `limit`. `s_per_audio_s`: seconds of work a second of audio takes,
-    of late."""
+    """Admitted requests, at most `limit`. `s_per_audio_s`: seconds of work for one second of audio,
+    averaged over recent requests."""
 
     admitted: int
     waiting: int
@@ -73,9 +73,9 @@ class QueueHealth(msgspec.Struct):
 
 
 class StreamsHealth(msgspec.Struct):
-    """Live streams. `behind_s`: for how long the oldest input that is not answered has been
-    waiting; `replay_bytes`: of their audio that is retained for a replay; `replays`: how
-    often one went on on another worker; `refused`: because the others would have been late."""
+    """Live streams. `behind_s`: age of the oldest input that is not answered yet; `replay_bytes`:
+    audio that is retained for a replay; `replays`: how often a stream continued on another worker;
+    `refused`: how many were refused because others would have been late."""
 
     open: int
     behind_s: float
@@ -85,7 +85,7 @@ class StreamsHealth(msgspec.Struct):
 
 
 class BoundHealth(msgspec.Struct):
-    """Something that memory has to fit into."""
+    """Limit on memory, and how much of it is used."""
 
     name: str
     limit_bytes: int
@@ -134,7 +134,7 @@ class MemoryHealth(msgspec.Struct):
 
 
 class ResourceHealth(msgspec.Struct):
-    """Something else that can run out."""
+    """Resource other than memory that can run out, such as file descriptors."""
 
     name: str
     used: int
@@ -142,7 +142,7 @@ class ResourceHealth(msgspec.Struct):
 
 
 class SpoolHealth(msgspec.Struct):
-    """Uploads held."""
+    """Uploads that are held in memory and on the disk."""
 
     open: int
     memory_bytes: int
@@ -206,7 +206,7 @@ class Health(msgspec.Struct):
     exits_by_cause: dict[str, int]
     last_deaths: list[DeathHealth]
     url: str = ""
-    """Where HTTP clients reach the server; empty until it accepts them."""
+    """URL at which HTTP clients reach the server; empty until it accepts connections."""
 
 
 def health(service: SpeechService, jobs: JobService, started: float) -> Health:

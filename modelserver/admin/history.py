@@ -1,6 +1,7 @@
-"""What was, of late: memory and work, in two bounded rings, for the operator's page.
+"""Recent memory use and work, in two bounded rings, for the admin page.
 
-Sampled four times a second from what the guard has read already, so that it costs next to nothing.
+Sampled four times a second from values that the guard has read already, so that it costs next to
+nothing.
 """
 
 import asyncio
@@ -19,10 +20,11 @@ _LEVELS = {"normal": 0, "pressure": 1, "critical": 2}
 
 
 class Sample(msgspec.Struct, array_like=True, frozen=True):
-    """One moment. `time`: Unix time; sizes in bytes: of the limit, of what is used of it, and in
-    that the model's, the workers' growth, uploads' and the supervisor's own; `mapped`: of the model
-    in the file cache. `level`: 0 to 2, normal to critical. Rates a second, of the time since the
-    sample before; `p50`, `p95`: seconds that requests with audio took in the last minute."""
+    """State at one moment. `time`: Unix time. Sizes in bytes: the limit, the part of it in use, and
+    of that the part of the model, of the workers' growth, of uploads and of the supervisor itself;
+    `mapped`: the part of the model in the file cache. `level`: 0 to 2, normal to critical. Rates
+    per second since the sample before; `p50`, `p95`: seconds that requests with audio took in the
+    last minute."""
 
     time: float
     limit: int

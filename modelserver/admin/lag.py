@@ -1,7 +1,5 @@
-"""Event loop lag: how late the supervisor's event loop runs what is due.
-
-While it is late no request is answered, no stream goes on and no memory is watched.
-"""
+"""Event loop lag: how late the supervisor's event loop runs what is due. While it is late no
+request is answered, no stream advances and memory is not watched."""
 
 import asyncio
 import time
@@ -24,7 +22,7 @@ class LoopLag:
         """When it was how late, of the last minute; each later than all that came after it."""
 
     async def measured(self, _: object) -> AsyncIterator[None]:
-        """For `Application.cleanup_ctx`: measure as long as the application lives."""
+        """Measure while the application runs (for `Application.cleanup_ctx`)."""
         measuring = asyncio.create_task(self._measure())
         yield
         measuring.cancel()

@@ -29,7 +29,8 @@ from modelserver.serving.service import SpeechService
 from modelserver.settings import AdminSettings
 
 _MOST_CONNECTIONS = 32
-"""Whoever they are from: without a bound, who has no token could take every descriptor."""
+"""Most connections, authenticated or not: without a bound, a client without a token could use up
+every file descriptor."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 
@@ -44,8 +45,8 @@ class AdminListener:
     def __init__(
         self, service: SpeechService, jobs: JobService, sockets: Sockets, *, before: bool
     ) -> None:
-        """`before`: the server that we follow may still listen on the same path, until
-        `take_path`."""
+        """Listen as the settings say. `before`: an older server may still listen on the same path,
+        until `take_path`."""
         self._service, self._jobs = service, jobs
         self._sockets, self._before = sockets, before
         self._settings = service.settings.admin
@@ -92,7 +93,9 @@ class AdminListener:
             return
         self._token = read_token(self._settings)
         if not self._token:
-            raise BadAddress("it needs a token, and the file of admin.token_file is empty")
+            raise BadAddress(
+                "a token is required, and the file that admin.token_file names is empty"
+            )
         self._socket = self._sockets.listen(ADMIN, address.host, address.port)
 
     async def listen(self, reloader: Reloader, upgrader: Upgrader) -> None:
@@ -156,7 +159,7 @@ class AdminListener:
             self._path = None
 
     def stop_accepting(self) -> None:
-        """Another process answers from now on."""
+        """Stop accepting connections: another process answers from now on."""
         if self._http is not None:
             self._http.stop_accepting()
         if self._agent is not None:

@@ -1,4 +1,4 @@
-"""`GET /metrics`: the health document's numbers and the counters, for Prometheus.
+"""Prometheus metrics for `GET /metrics`: the numbers of the health document, and counters.
 
 Names and units follow Prometheus's conventions: base units, `_total` for counters.
 """
@@ -58,12 +58,12 @@ class _HealthCollector(Collector):
         yield from _traffic(self._traffic)
         yield _gauge(
             "event_loop_lag_worst_seconds",
-            "Largest lag of the event loop in the last minute.",
+            "Largest event loop lag of the last minute.",
             self._lag.worst_s(),
         )
         yield HistogramMetricFamily(
             "modelserver_event_loop_lag_seconds",
-            "How late the event loop ran what was due.",
+            "Event loop lag.",
             buckets=list(self._lag.seen.buckets()),
             sum_value=self._lag.seen.sum,
         )
@@ -72,21 +72,21 @@ class _HealthCollector(Collector):
 def _server(health: Health) -> Iterable[Metric]:
     version = {(health.version,): 1}
     yield _gauges("build_info", "Always 1; the version is in the label.", ["version"], version)
-    yield _gauge("ready", "1 if requests are taken.", health.status in ("ok", "degraded"))
-    yield _gauge("uptime_seconds", "Since the supervisor started.", health.uptime_s)
+    yield _gauge("ready", "1 if the server accepts requests.", health.status in ("ok", "degraded"))
+    yield _gauge("uptime_seconds", "Seconds since the server started.", health.uptime_s)
     # From 0: Prometheus does not see a first increase that comes with its counter.
     exits = {cause.value: 0 for cause in Cause} | health.exits_by_cause
     yield _counters(
         "process_exits",
-        "Processes that have ended, by cause.",
+        "Processes that ended, by cause.",
         ["cause"],
         {(cause,): count for cause, count in exits.items()},
     )
     ready = {(model.label,): model.state == "ready" for model in health.models}
-    yield _gauges("model_ready", "1 if a worker of it is able.", ["model"], ready)
+    yield _gauges("model_ready", "1 if a worker of the model is ready.", ["model"], ready)
     yield _gauges(
         "model_info",
-        "Always 1; how a model is loaded is in the labels.",
+        "Always 1; the labels describe how a model is loaded.",
         ["engine", "form", "model", "name"],
         {(m.engine, m.form, m.label, m.model): 1 for m in health.models if m.engine},
     )
@@ -101,69 +101,101 @@ def _workers(health: Health) -> Iterable[Metric]:
     slots = {(str(worker.id), worker.model): worker for worker in health.workers}
     yield _gauges(
         "worker_resident_memory_bytes",
-        "RSS, with what is shared.",
+        "RSS of a worker, including shared memory.",
         ["worker", "model"],
         {slot: one.rss_bytes for slot, one in slots.items() if one.rss_bytes is not None},
     )
     growth = {slot: worker.growth_bytes for slot, worker in slots.items()}
-    yield _gauges("worker_growth_bytes", "Memory of its own.", ["worker", "model"], growth)
+    yield _gauges(
+        "worker_growth_bytes",
+        "Private memory of a worker since its fork.",
+        ["worker", "model"],
+        growth,
+    )
 
 
 def _requests(health: Health) -> Iterable[Metric]:
     queue = health.queue
-    yield _gauge("requests_admitted", "Requests inside, with jobs at work.", queue.admitted)
-    yield _gauge("requests_waiting", "Requests that wait for a worker.", queue.waiting)
-    yield _gauge("requests_limit", "Requests that may be inside at once.", queue.limit)
+    yield _gauge(
+        "requests_admitted",
+        "Requests admitted and not answered, including running jobs.",
+        queue.admitted,
+    )
+    yield _gauge("requests_waiting", "Admitted requests that wait for a worker.", queue.waiting)
+    yield _gauge("requests_limit", "Most requests that are admitted at once.", queue.limit)
 
 
 def _streams(health: Health) -> Iterable[Metric]:
     streams = health.streams
-    yield _gauge("streams", "Live streams that are open.", streams.open)
+    yield _gauge("streams", "Open live streams.", streams.open)
     yield _gauge(
-        "stream_behind_seconds", "Longest that audio waits for an answer.", streams.behind_s
+        "stream_behind_seconds",
+        "Longest time that a stream's audio has waited for its result.",
+        streams.behind_s,
     )
     yield _gauge(
-        "stream_replay_bytes", "Audio of streams that is held for a replay.", streams.replay_bytes
+        "stream_replay_bytes", "Stream audio that is held for a replay.", streams.replay_bytes
     )
-    yield _counter("stream_replays", "Streams that changed workers.", streams.replays)
     yield _counter(
-        "streams_refused", "Streams refused because the workers were busy.", streams.refused
+        "stream_replays", "Streams that were replayed on another worker.", streams.replays
+    )
+    yield _counter(
+        "streams_refused", "Streams rejected because the workers were busy.", streams.refused
     )
 
 
 def _held(health: Health) -> Iterable[Metric]:
     jobs, spools = health.jobs, health.spools
-    yield _gauge("jobs_bytes", "Held by jobs on the disk.", jobs.bytes)
+    yield _gauge("jobs_bytes", "Disk space that jobs use.", jobs.bytes)
     counts = {(state,): count for state, count in jobs.counts.items()}
-    yield _gauges("jobs", "Jobs, running, waiting and finished ones.", ["state"], counts)
-    yield _gauge("jobs_usable", "1 if jobs can be taken.", jobs.problem is None)
+    yield _gauges("jobs", "Jobs by state.", ["state"], counts)
+    yield _gauge("jobs_usable", "1 if jobs are accepted.", jobs.problem is None)
     held = {("memory",): spools.memory_bytes, ("disk",): spools.disk_bytes}
-    yield _gauges("spool_bytes", "Uploads held.", ["where"], held)
+    yield _gauges("spool_bytes", "Stored uploads, in memory and on disk.", ["where"], held)
     used = {(resource.name,): resource.used for resource in health.resources}
     limit = {(resource.name,): resource.limit for resource in health.resources}
-    yield _gauges("resource_used", "In bytes or pieces.", ["resource"], used)
-    yield _gauges("resource_limit", "In bytes or pieces.", ["resource"], limit)
+    yield _gauges(
+        "resource_used",
+        "Current use: bytes of disk, a count of descriptors and processes.",
+        ["resource"],
+        used,
+    )
+    yield _gauges("resource_limit", "Limit of the same resource.", ["resource"], limit)
 
 
 def _memory(memory: MemoryHealth) -> Iterable[Metric]:
     level = {(name,): memory.level == name for name in _LEVELS}
-    yield _gauges("memory_level", "1 for the one in force.", ["level"], level)
-    yield _gauge("memory_starved", "1 while the model's pages are taken back.", memory.starved)
-    yield _gauge("memory_limit_bytes", "The smallest limit.", memory.limit_bytes)
-    yield _gauge("memory_reserve_bytes", "Left unused below the limit.", memory.reserve_bytes)
-    yield _gauge("memory_used_bytes", "Of all processes, shared counted once.", memory.used_bytes)
-    yield _gauge("memory_left_bytes", "Until the tightest limit.", memory.left_bytes)
-    yield _gauge("memory_reserved_bytes", "Promised to running requests.", memory.reserved_bytes)
-    yield _gauge("memory_mapped_bytes", "File cache of the model in RAM.", memory.mapped_bytes)
+    yield _gauges("memory_level", "1 for the current memory level.", ["level"], level)
+    yield _gauge(
+        "memory_starved", "1 while a model's mapped pages do not fit into memory.", memory.starved
+    )
+    yield _gauge(
+        "memory_limit_bytes", "Memory limit: the smallest that applies.", memory.limit_bytes
+    )
+    yield _gauge(
+        "memory_reserve_bytes", "Memory below the limit that is left unused.", memory.reserve_bytes
+    )
+    yield _gauge(
+        "memory_used_bytes",
+        "Unreclaimable memory of all processes, shared memory counted once.",
+        memory.used_bytes,
+    )
+    yield _gauge("memory_left_bytes", "Memory left until the tightest limit.", memory.left_bytes)
+    yield _gauge(
+        "memory_reserved_bytes", "Memory reserved for running requests.", memory.reserved_bytes
+    )
+    yield _gauge(
+        "memory_mapped_bytes", "Mapped model files in memory (file cache).", memory.mapped_bytes
+    )
     yield _gauge(
         "memory_lost_ratio",
-        "Of the workers' time, what goes into reading the model's pages again.",
+        "Share of the workers' time spent on re-reading evicted model pages.",
         memory.lost_share,
     )
     if memory.pressure_some_avg10 is not None and memory.pressure_stalled_s is not None:
         yield _gauge(
             "memory_pressure_ratio",
-            "Time in which some task waited for memory (PSI, ten seconds).",
+            "Share of time in which some task waited for memory (PSI, 10 s average).",
             memory.pressure_some_avg10 / 100,
         )
         yield _counter(
@@ -171,14 +203,16 @@ def _memory(memory: MemoryHealth) -> Iterable[Metric]:
             "Time in which some task waited for memory (PSI).",
             memory.pressure_stalled_s,
         )
-    yield _counter("worker_major_faults", "Pages that workers waited for.", memory.major_faults)
-    yield _counter("memory_refaults", "Pages of file cache read again.", memory.refaults)
+    yield _counter("worker_major_faults", "Major page faults of workers.", memory.major_faults)
+    yield _counter(
+        "memory_refaults", "Refaults: evicted file pages that were read again.", memory.refaults
+    )
     yield _counter(
         "worker_waited_seconds",
-        "Work in which a worker neither ran nor waited for a processor.",
+        "Time in which a busy worker neither ran nor waited for a processor.",
         memory.waited_s,
     )
-    yield _gauge("worker_budget_bytes", "What a worker may grow by.", memory.budget_bytes)
+    yield _gauge("worker_budget_bytes", "Growth that is allowed to a worker.", memory.budget_bytes)
 
 
 def _traffic(traffic: Traffic) -> Iterable[Metric]:
@@ -186,29 +220,30 @@ def _traffic(traffic: Traffic) -> Iterable[Metric]:
         (route, str(status), code): count
         for (route, status, code), count in traffic.requests.items()
     }
-    yield _counters("requests", "Answered.", ["route", "status", "code"], requests)
-    yield _counter("requests_abandoned", "Left by their clients.", traffic.abandoned)
-    yield _counter("audio_seconds", "Recognised.", traffic.audio_s)
+    yield _counters("requests", "Requests answered.", ["route", "status", "code"], requests)
+    yield _counter(
+        "requests_abandoned",
+        "Requests whose client disconnected before the answer.",
+        traffic.abandoned,
+    )
+    yield _counter("audio_seconds", "Audio recognised.", traffic.audio_s)
     ends = {(code,): count for code, count in traffic.stream_ends.items()}
     yield _counters("stream_ends", "Live streams that ended, by close code.", ["code"], ends)
     yield _histogram(
         "request_duration_seconds",
-        "From the first byte in to the answer, by route.",
+        "Time from the first byte of a request to its answer.",
         "route",
         traffic.durations,
     )
     yield _histogram(
-        "queue_wait_seconds", "What recordings waited for a worker.", "model", traffic.waits
+        "queue_wait_seconds", "Time that a recording waited for a worker.", "model", traffic.waits
     )
     yield _histogram(
-        "decode_duration_seconds",
-        "What recordings took, once a worker had them.",
-        "model",
-        traffic.work,
+        "decode_duration_seconds", "Time that a worker took for a recording.", "model", traffic.work
     )
     yield _histogram(
         "real_time_factor",
-        "Of recordings, decoding's time as a share of their length.",
+        "Decoding time of a recording divided by its length.",
         "model",
         traffic.real_time_factors,
     )

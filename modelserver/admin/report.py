@@ -1,4 +1,4 @@
-"""A report of the memory of all processes, to be saved or sent to somebody."""
+"""Report of the memory of all processes, to save or to send."""
 
 import os
 import platform
@@ -48,7 +48,7 @@ def _process(process: psutil.Process) -> dict[str, Any]:
 
 
 def _rollup(pid: int) -> dict[str, int]:
-    """Bytes by kind, as /proc/PID/smaps_rollup has them."""
+    """Return bytes by kind, as /proc/PID/smaps_rollup gives them."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
     except OSError:

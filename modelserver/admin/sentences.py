@@ -14,7 +14,7 @@ from supervisor import in_units
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One sentence about a subject. `mark`: "warn", "bad", or "" for nothing special."""
+    """Sentence about a subject. `mark`: "warn", "bad", or "" if it needs no attention."""
 
     subject: str
     text: str

@@ -1,4 +1,6 @@
-"""`GET /api/about`: what a page has to know of its server before it can begin."""
+"""Facts that a page needs before it can begin: `GET /api/about`."""
+
+from dataclasses import replace
 
 import msgspec
 from aiohttp import web
@@ -21,13 +23,17 @@ class AboutModel(msgspec.Struct, omit_defaults=True):
 
 
 def about_model(served: ServedModel) -> AboutModel:
-    """Return the description of a served model."""
-    return AboutModel(served.label, served.language, served.languages, served.abilities)
+    """Return the description of a served model; phrases count as an ability if another form of it
+    takes them, which a request with phrases loads."""
+    abilities = served.abilities
+    if abilities is not None and abilities.phrases == "no" and served.takes_phrases():
+        abilities = replace(abilities, phrases="only")
+    return AboutModel(served.label, served.language, served.languages, abilities)
 
 
 class About(msgspec.Struct):
-    """`keys`: whether a key is needed; `assistant`: whether `/api/ask` answers; `endpoint_ms`: the
-    silence after which something said is over."""
+    """Facts about the server. `keys`: whether a key is needed; `assistant`: whether `/api/ask`
+    answers; `endpoint_ms`: milliseconds of silence that end an utterance."""
 
     version: str
     models: list[AboutModel]

@@ -1,4 +1,4 @@
-"""`POST /api/ask`: a question, spoken or written, and the language model's answer to it."""
+"""Questions, spoken or written, and the language model's answers: `POST /api/ask`."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -23,7 +23,7 @@ from modelserver.request.receiving import is_json, read_body
 from modelserver.request.upload import Upload, receive_upload
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
-from modelserver.speech.messages import SpeechProgress, SpeechRequest
+from modelserver.speech.messages import SpeechProgress, SpeechRequest, recognition_of
 
 _LONGEST_TEXT = 32_000
 _MOST_TURNS = 2_000
@@ -32,7 +32,8 @@ _HINT = "; audio is sent as the body itself or in a form"
 
 
 class Question(msgspec.Struct, omit_defaults=True):
-    """What was asked. `duration` (seconds), `language` and `model` where it was spoken."""
+    """Question as the server understood it. `duration` (seconds), `language` and `model` if it was
+    spoken."""
 
     text: str
     request_id: str
@@ -54,8 +55,8 @@ class ThinkingDelta(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """All of it. `finish`: "stop", or "length" or "content_filter" where it was cut; `model`: the
-    language model's name for itself."""
+    """Complete answer. `finish`: "stop", or "length" or "content_filter" if it was cut off;
+    `model`: the name that the language model reports."""
 
     text: str
     finish: Finish
@@ -110,7 +111,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
             story.question = question
             told(question)
             if not question.text:
-                raise Refusal("nothing_said", "nothing was understood in the audio")
+                raise Refusal("nothing_said", "no speech was recognised in the audio")
             async with aclosing(assistant.answer(asking.history, question.text)) as answer:
                 async for said in answer:
                     if isinstance(said, Ending):
@@ -122,7 +123,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
                         continue
                     story.parts.append(said)
                     told(AnswerDelta(said))
-            raise ChatFailed("assistant_failed", "the language model has said nothing")
+            raise ChatFailed("assistant_failed", "the language model returned an empty answer")
 
         if asking.stream or wants_events(request):
             return await stream_events(request, work, story)
@@ -139,7 +140,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
 
 @asynccontextmanager
 async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
-    """With whatever is asked, once it is here."""
+    """Receive the question, written or spoken, and yield it."""
     assistant = request.app[ASSISTANT]
     content_type = request.headers.get("Content-Type", "")
     query = list(request.query.items())
@@ -163,7 +164,7 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
         asked, _ = read_parameters(query, fields, content_type, ASK_NAMES)
         served = service.models.find(asked.model, asked.language, asked.phrases)
         speech = SpeechRequest(
-            partials=True, channels=asked.channels, raw=asked.raw, **asked.recognition()
+            partials=True, channels=asked.channels, raw=asked.raw, **recognition_of(asked)
         )
         return served, speech
 
@@ -192,8 +193,9 @@ async def _question(request: web.Request, asking: _Asking, told: Told) -> Questi
 
 
 class _Story:
-    """What is told of it (`modelserver.api.progress.Story`): beside the events of a file that is
-    decoded "question", "answer.thinking", "answer.delta", "answer.done" and "error"."""
+    """Encoder of the answer (`modelserver.api.progress.Story`): besides the events of a file that
+    is decoded it reports "question", "answer.thinking", "answer.delta", "answer.done" and "error".
+    """
 
     def __init__(self) -> None:
         self.question: Question | None = None
@@ -221,6 +223,7 @@ class _Story:
         return Event("error", self.not_answered(error, request_id))
 
     def not_answered(self, error: Refusal, request_id: str) -> NotAnswered:
-        """The error document, with what there is all the same."""
+        """Return the error document, with the question and the part of the answer that exist so
+        far."""
         inside = ErrorInside(error.code, error.message, request_id)
         return NotAnswered(inside, self.question, "".join(self.parts) or None)

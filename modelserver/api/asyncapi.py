@@ -38,8 +38,8 @@ _AUDIO = "audio"
 _REALTIME = "realtime."
 """Begins the keys of that API's messages: both have one that is called "error"."""
 _REALTIME_QUERY = {
-    "intent": "`transcription`, or nothing",
-    "model": "name of a served model, or of a model of OpenAI's for the default",
+    "intent": "`transcription`, which is the default",
+    "model": "name of a served model; a name of OpenAI's models selects the default",
 }
 
 
@@ -66,7 +66,7 @@ def asyncapi_document() -> dict[str, Any]:
     messages[_AUDIO] = {
         "name": _AUDIO,
         "contentType": "application/octet-stream",
-        "summary": "Binary: the next piece of audio, of any size.",
+        "summary": "Binary message: the next piece of audio, of any size.",
         "payload": {"type": "string", "format": "binary"},
     }
     about = source().parameters | source().stream_parameters
@@ -75,9 +75,9 @@ def asyncapi_document() -> dict[str, Any]:
         "info": {
             "title": "modelserver live streams",
             "version": __version__,
-            "description": "Audio in as it is spoken, text out. /api/about says what each model "
-            "can do (abilities). A message of type error comes before any close code but 1000, "
-            "1001, 4408 and 4410; on the channel realtime before any but 1000 and 1009.",
+            "description": "Audio is sent as it is spoken, and text comes back. /api/about lists "
+            "the abilities of each model. A message of type error comes before any close code "
+            "but 1000, 1001, 4408 and 4410; on the channel realtime before any but 1000 and 1009.",
         },
         "defaultContentType": "application/json",
         "channels": {
@@ -87,8 +87,8 @@ def asyncapi_document() -> dict[str, Any]:
             "realtime": _channel(REALTIME_PATH, list(theirs), _REALTIME_QUERY),
         },
         "operations": {
-            "hear": _operation("receive", "stream", [_AUDIO, *map(_tag, FROM_CLIENT)]),
-            "tell": _operation("send", "stream", list(map(_tag, FROM_SERVER))),
+            "streamReceive": _operation("receive", "stream", [_AUDIO, *map(_tag, FROM_CLIENT)]),
+            "streamSend": _operation("send", "stream", list(map(_tag, FROM_SERVER))),
             "realtimeReceive": _operation(
                 "receive", "realtime", _keys(realtime_events.FROM_CLIENT)
             ),
@@ -132,5 +132,5 @@ def _operation(action: str, channel: str, names: list[str]) -> dict[str, Any]:
 
 
 async def asyncapi(request: web.Request) -> web.Response:
-    """`/asyncapi.json`"""
+    """Answer `GET /asyncapi.json`."""
     return json_response(asyncapi_document())

@@ -1,4 +1,4 @@
-"""`POST /api/audio/convert`: one audio file in, one transcript out."""
+"""Transcription of one audio file: `POST /api/audio/convert`."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,7 +20,7 @@ from modelserver.request.accept import wants_events, wants_plain_text
 from modelserver.request.parameters import Parameters, read_parameters
 from modelserver.request.upload import receive_upload
 from modelserver.serving.served import ServedModel
-from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest, recognition_of
 
 
 async def convert(request: web.Request) -> web.StreamResponse:
@@ -45,7 +45,7 @@ async def convert(request: web.Request) -> web.StreamResponse:
                 partials=events,
                 channels=asked.channels,
                 raw=asked.raw,
-                **asked.recognition(),
+                **recognition_of(asked),
             ),
         )
 

@@ -35,12 +35,13 @@ class Named(msgspec.Struct):
 
 
 async def healthz(_: web.Request) -> web.Response:
-    """The supervisor lives: this answer is the proof."""
+    """Answer that the supervisor is running."""
     return json_response(Alive())
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """A model is loaded and a worker is able; 503 with the reason otherwise."""
+    """Answer whether a model is loaded and a worker is ready; raise a 503 with the reason
+    otherwise."""
     service = request.app[SERVICE]
     status = service.status()
     if status.state is PoolState.DRAINING:

@@ -40,18 +40,19 @@ from modelserver.request.parameters import (
 )
 from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
-from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest, recognition_of
 from modelserver.timestamps import Timestamp, timestamp
 from modelserver.tracing import trace_headers
 from supervisor import Spool
 
 MOST_LISTED = 100
-"""At once."""
+"""Most jobs in one answer."""
 _REPEAT_KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,254}[\x21-\x7e])?")
 
 
 class Webhook(msgspec.Struct, omit_defaults=True):
-    """Of the message that it is over: "waiting", "delivered" or "given_up"."""
+    """Delivery of the message that the job has ended. `state`: "waiting", "delivered" or
+    "given_up"."""
 
     url: str
     state: str
@@ -85,8 +86,8 @@ class JobList(msgspec.Struct, omit_defaults=True):
 
 
 class Message(msgspec.Struct):
-    """What a webhook is sent. `attempt`: counted from 1; one that is above 1 may have come
-    before."""
+    """Body of a webhook request. `attempt`: counted from 1; above 1 the message may have been
+    delivered before."""
 
     type: str
     timestamp: Timestamp
@@ -103,7 +104,8 @@ def add_job_routes(app: web.Application) -> None:
 
 
 def _in_use(handler: Handler) -> Handler:
-    """The jobs are there, and stay, until it has answered; not for who follows one for long."""
+    """Wrap a handler so that jobs are open until it has answered; requests that follow a job do not
+    keep them open."""
 
     async def with_jobs(request: web.Request) -> web.StreamResponse:
         jobs = request.app[JOBS]
@@ -117,7 +119,7 @@ def _in_use(handler: Handler) -> Handler:
 
 
 def message_of(job: Job, attempt: int) -> bytes:
-    """The body of the message that it is over."""
+    """Return the body of the message that the job has ended."""
     document = _document(job)
     now = timestamp(time.time())
     return msgspec.json.encode(Message(f"job.{job.state}", now, attempt, document))
@@ -127,7 +129,7 @@ def message_of(job: Job, attempt: int) -> bytes:
 
 
 async def add(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/jobs`: 202 when the audio is on the disk."""
+    """Answer `POST /v1/jobs`: 202 when the audio is on the disk."""
     jobs, service = request.app[JOBS], request.app[SERVICE]
     limits = _job_limits(request)
     must_be_acceptable(request, limits)
@@ -151,7 +153,7 @@ async def add(request: web.Request) -> web.StreamResponse:
             received = await body.receive()
             asked, warnings = _read(request, received.fields)
         if asked.url is not None and spool.size:
-            raise Refusal("bad_parameter", "there is both audio and a url")
+            raise Refusal("bad_parameter", "the request has both audio and a url: send one of them")
         wanted = _wanted(asked, warnings)
         repeat = None if key is None else await _repeat(key, spool, wanted, asked)
         if repeat is not None and (same := await jobs.repeats.same(owner, repeat)) is not None:
@@ -199,8 +201,8 @@ def _job_limits(request: web.Request) -> LimitSettings:
 
 
 def _read(request: web.Request, fields: Mapping[str, str]) -> tuple[Parameters, list[str]]:
-    """What can be refused is refused now. Raises what `read_parameters`, `ModelRegistry.find` and
-    `AllowedHosts.check` raise."""
+    """Read the parameters and reject now what can be rejected now. Raises what `read_parameters`,
+    `ModelRegistry.find` and `AllowedHosts.check` raise."""
     content_type = request.headers.get("Content-Type", "")
     query = list(request.query.items())
     asked, warnings = read_parameters(query, fields, content_type, JOB_NAMES)
@@ -222,7 +224,7 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
         partials=True,
         channels=asked.channels,
         raw=asked.raw,
-        **asked.recognition(),
+        **recognition_of(asked),
     )
     segments = asked.segments or asked.alternatives > 0 or asked.channels != MIX
     shown = Shown(asked.format, asked.words, segments)
@@ -261,7 +263,8 @@ async def _repeat(key: str, spool: Spool, wanted: Wanted, asked: Parameters) -> 
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """`GET /v1/jobs/{id}`: the job with its result, the result alone, or how it goes on."""
+    """Answer `GET /v1/jobs/{id}`: the job with its result, the result alone, or its progress as
+    events."""
     jobs = request.app[JOBS]
     asked = dict(request.query)
     for name in asked:
@@ -284,7 +287,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
-    """`GET /v1/jobs`: those of the key, or all where no key is needed."""
+    """Answer `GET /v1/jobs`: the jobs of the key, or all jobs if no key is needed."""
     jobs = request.app[JOBS]
     asked = dict(request.query)
     for name in asked:
@@ -307,14 +310,14 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
-    """`DELETE /v1/jobs/{id}`: it is forgotten, whatever its state is."""
+    """Answer `DELETE /v1/jobs/{id}`: delete the job, whatever its state."""
     job = await _found(request, speech=False)
     await request.app[JOBS].delete(job.id)
     return web.Response(status=204)
 
 
 async def _found(request: web.Request, *, speech: bool = True) -> Job:
-    """The job that the path names. Raises `Refusal`."""
+    """Return the job that the path names. Raises `Refusal`."""
     jobs, job_id = request.app[JOBS], request.match_info["id"]
     job = await jobs.get(job_id, speech=speech)
     if job is not None and job.owner == request.get(KEY_NAME, ""):
@@ -326,7 +329,9 @@ async def _found(request: web.Request, *, speech: bool = True) -> Job:
             f"there is no job {job_id[:100]!r} here: this is {jobs.name}, and its id says that it "
             f"is with {where[:100]}",
         )
-    raise Refusal("job_not_found", f"there is no job {job_id[:100]!r}; it may have been forgotten")
+    raise Refusal(
+        "job_not_found", f"there is no job {job_id[:100]!r}; it may have expired, or was deleted"
+    )
 
 
 def _speech(job: Job) -> Speech:
@@ -339,8 +344,8 @@ def _speech(job: Job) -> Speech:
 
 
 async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
-    """Server-sent events until it is over; the last brings the job, or says that it goes on in the
-    next server."""
+    """Send server-sent events until the job has ended; the last holds the job, or says that the job
+    continues after a restart."""
     jobs = request.app[JOBS]
 
     async def work(told: Callable[[SpeechProgress], None]) -> JobDocument:
@@ -349,7 +354,10 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
         if now is None:
             raise Refusal("job_not_found", "the job was deleted")
         if not now.over:
-            raise Refusal("shutting_down", "the server ends here; the job goes on: ask again")
+            raise Refusal(
+                "shutting_down",
+                "the server is shutting down and the job continues: reconnect to follow it",
+            )
         return await asyncio.to_thread(_described, jobs, now)
 
     return await stream_events(request, work, OurStory())

@@ -59,8 +59,8 @@ class Json(msgspec.Struct, omit_defaults=True):
 
 
 class _Segment(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`avg_logprob` is the logarithm of the words' mean confidence, where the model gives any;
-    there are no tokens, and silence is no segment."""
+    """Segment in OpenAI's form. `avg_logprob` is the logarithm of the words' mean confidence, if
+    the model gives any; `tokens` is empty, and silence is not a segment."""
 
     id: int
     seek: int
@@ -139,7 +139,7 @@ class _Wanted:
 
 
 async def transcriptions(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/audio/transcriptions`"""
+    """Answer `POST /v1/audio/transcriptions`."""
     wanted = _Wanted()
 
     def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
@@ -176,13 +176,13 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
 def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
     form = fields.get("response_format") or "json"
     if form == "diarized_json":
-        raise Refusal("bad_parameter", "speakers are not told apart: response_format may be "
+        raise Refusal("bad_parameter", "speakers are not distinguished: response_format may be "
                        f"{', '.join(FORMATS)}")  # fmt: skip
     if form not in FORMATS:
         raise Refusal("bad_parameter", f"response_format={form[:40]!r} is not known; there are: "
                        f"{', '.join(FORMATS)}")  # fmt: skip
     if _listed(fields, "include"):
-        raise Refusal("bad_parameter", "include: log probabilities of tokens are not given")
+        raise Refusal("bad_parameter", "include: log probabilities of tokens are not available")
     granularities = _listed(fields, "timestamp_granularities")
     for one in granularities:
         if one not in GRANULARITIES:
@@ -308,20 +308,21 @@ class _Deltas:
 
 
 async def translations(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/audio/translations`: what is not done here."""
+    """Refuse `POST /v1/audio/translations`, which is not supported."""
     raise Refusal(
-        "not_found", "nothing is translated here: /v1/audio/transcriptions writes down what is said"
+        "not_found",
+        "translation is not supported: /v1/audio/transcriptions returns the text as spoken",
     )
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """`GET /v1/models`"""
+    """Answer `GET /v1/models`."""
     models = [_model(served) for served in request.app[SERVICE].models.values()]
     return json_response(Models(models))
 
 
 async def one_model(request: web.Request) -> web.Response:
-    """`GET /v1/models/{id}`"""
+    """Answer `GET /v1/models/{id}`."""
     wanted = request.match_info["id"]
     served = request.app[SERVICE].models.find(wanted)
     return json_response(msgspec.structs.replace(_model(served), id=wanted))

@@ -79,7 +79,7 @@ _SCHEMAS: dict[str, _Schema] = {
     "id": {**_TEXT, "minLength": 1},
     "Idempotency-Key": {**_TEXT, "pattern": "^[!-~]([ -~]{0,254}[!-~])?$"},
 }
-"""Of parameters and headers that are not any text."""
+"""Schemas of parameters and headers whose values are not free text."""
 _OPENAI_FORM: dict[str, _Schema] = {
     "file": _AUDIO,
     "model": _TEXT,
@@ -143,7 +143,7 @@ class _Operation(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Source(msgspec.Struct, forbid_unknown_fields=True):
-    """What `openapi.toml` holds."""
+    """Contents of `openapi.toml`."""
 
     errors: dict[str, list[str]]
     parameters: dict[str, str]
@@ -154,7 +154,7 @@ class _Source(msgspec.Struct, forbid_unknown_fields=True):
 
 @functools.cache
 def source() -> _Source:
-    """Read `openapi.toml`."""
+    """Return the contents of `openapi.toml`."""
     text = (files("modelserver.api") / "openapi.toml").read_text(encoding="utf-8")
     return msgspec.convert(tomllib.loads(text), _Source)
 
@@ -169,14 +169,14 @@ def openapi_document() -> dict[str, Any]:
         paths.setdefault(path, {})[method.lower()] = _described(name, path, operation)
     over = {
         "operationId": "jobOver",
-        "summary": "A job is over; signed as Standard Webhooks 1.0 says",
+        "summary": "A job has ended; signed as Standard Webhooks 1.0 defines",
         "requestBody": {"required": True, "content": _json(["Message"])},
-        "responses": {"2XX": {"description": "it was taken"}},
+        "responses": {"2XX": {"description": "the message was received"}},
     }
     key = {
         "type": "http",
         "scheme": "bearer",
-        "description": "needed where the server asks for keys",
+        "description": "required if the server has API keys (`auth.keys_file`)",
     }
     return {
         "openapi": "3.1.0",
@@ -296,5 +296,5 @@ def _json(names: Sequence[str]) -> dict[str, Any]:
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """`/openapi.json`"""
+    """Answer `GET /openapi.json`."""
     return json_response(openapi_document())

@@ -21,7 +21,7 @@ from modelserver.speech.messages import SpeechProgress
 
 _STAY_S = 15.0
 _REPORT_S = 0.5
-"""How often "progress" is sent, at the most."""
+"""Seconds between two "progress" events, at least."""
 
 
 class Progress(msgspec.Struct):
@@ -38,8 +38,8 @@ class PartialText(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: its name, if it has one, and its document. Of those that are `passing` only the
-    last matters to a client that reads slowly."""
+    """Event with its name, if it has one, and its document. Of events that are `passing`, a client
+    that reads slowly receives only the last."""
 
     name: str | None
     document: object
@@ -116,11 +116,11 @@ class OurStory:
             yield Event("progress", Progress(progress.done_s), passing=True)
 
     def done(self, result: Any) -> Event:
-        """The document that would have been the answer."""
+        """Return the event with the document that is the answer without events."""
         return Event("done", result)
 
     def failed(self, error: Refusal, request_id: str) -> Event:
-        """The error document."""
+        """Return the event with the error document."""
         document = ErrorInside(error.code, error.message, request_id)
         return Event("error", ErrorDocument(document))
 
@@ -137,7 +137,7 @@ class _Waiting:
 
     @property
     def events(self) -> list[Event]:
-        """In the order in which they are sent."""
+        """Pending events, in the order in which they are sent."""
         return [*self._lasting, *self._passing.values()]
 
     def tell(self, progress: Any) -> None:
@@ -150,7 +150,7 @@ class _Waiting:
             self.some.set()
 
     def take(self) -> list[Event]:
-        """And wait for more."""
+        """Remove and return the pending events."""
         said = self.events
         self._lasting.clear()
         self._passing.clear()

@@ -23,7 +23,7 @@ _Seconds = Annotated[int, msgspec.Meta(ge=10, le=7200)]
 
 
 class ExpiresAfter(msgspec.Struct):
-    """How long a secret is valid."""
+    """Lifetime of a client secret."""
 
     seconds: _Seconds = 600
     anchor: Literal["created_at"] = "created_at"
@@ -45,7 +45,7 @@ class Secret(msgspec.Struct):
 
 
 async def client_secrets(request: web.Request) -> web.Response:
-    """`POST /v1/realtime/client_secrets`"""
+    """Answer `POST /v1/realtime/client_secrets`."""
     service = request.app[SERVICE]
     body = await read_body(request, service.settings.limits, _MOST_BYTES)
     wanted = decoded(body or b"{}", SecretWanted)

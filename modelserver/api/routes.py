@@ -34,7 +34,7 @@ from modelserver.web import START_PAGE
 def build_application(
     service: SpeechService, jobs: JobService, assistant: Assistant, connections: Connections
 ) -> web.Application:
-    """The routes. Body sizes are bounded by the handlers that take bodies."""
+    """Build the routes of the public side. Handlers that accept bodies limit their sizes."""
     app = web.Application(middlewares=[each_request])
     app.on_response_prepare.append(note_begun)
     app[SERVICE] = service
@@ -80,7 +80,8 @@ _page = page(START_PAGE)
 
 
 async def root(request: web.Request) -> web.StreamResponse:
-    """`/`: the page for people; for clients of the Vosk project's protocol, who look here, that."""
+    """Answer `GET /` with the voice page, or with a stream for clients of the Vosk project's
+    protocol, which connect here."""
     if "websocket" in request.headers.get("Upgrade", "").lower():
         return await vosk_stream(request)
     return await _page(request)

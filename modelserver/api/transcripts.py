@@ -12,7 +12,7 @@ from modelserver.speech.subtitles import srt, timed_words, vtt
 
 SUBTITLES = ("srt", "vtt")
 TEXTS = ("text", *SUBTITLES)
-"""What a transcript can be beside JSON."""
+"""Formats of a transcript besides JSON."""
 
 
 _LONG_WORDS, _LONG_LETTERS = 300, 3000
@@ -29,8 +29,8 @@ async def off_the_loop(speech: Speech, make: Callable[[], T]) -> T:
 
 
 class Transcript(msgspec.Struct, omit_defaults=True):
-    """What was said. Times in seconds; `words` only where asked for, `segments` where they (or
-    alternatives) are asked for or channels are heard one by one."""
+    """Transcript of a recording. Times in seconds; `words` only if requested, `segments` if they
+    (or alternatives) are requested or channels are recognised separately."""
 
     text: str
     duration: float
@@ -45,7 +45,8 @@ class Transcript(msgspec.Struct, omit_defaults=True):
 def transcript(
     speech: Speech, *, words: bool, segments: bool, warnings: list[str], request_id: str
 ) -> Transcript:
-    """`segments`: also where there are none; `warnings`: beside those of the recognition."""
+    """Return the transcript. `segments`: include them even if there are none; `warnings`: in
+    addition to those of the recognition."""
     return Transcript(
         text=speech.text,
         duration=speech.duration_s,

@@ -20,24 +20,25 @@ from modelserver.settings import AssistantSettings
 
 _LONGEST_LINE = 1 << 20
 _MOST_ANSWER_BYTES = 4 << 20
-"""Of a whole response. A longer one is cut off."""
+"""Most bytes of a whole response; a longer one is cut off."""
 _LONGEST_ERROR = 8192
 _LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
-"""What the answer's length is limited by: newer models of OpenAI's refuse the first."""
+"""Names of the parameter that limits the answer's length: newer models of OpenAI reject the first.
+"""
 _SHOWN = 300
 
 _FINISHES: dict[str, Finish] = {"length": "length", "content_filter": "content_filter"}
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Something that was said before."""
+    """Earlier question or answer of the conversation."""
 
     role: Literal["user", "assistant"]
     content: str
 
 
 class ChatFailed(Refusal):
-    """There is no answer, or only the beginning of one. `code`: one of the API's errors."""
+    """Failure to answer, or to finish an answer. `code`: one of the API's errors."""
 
     def __init__(
         self,
@@ -47,7 +48,8 @@ class ChatFailed(Refusal):
         *,
         status: int | None = None,
     ) -> None:
-        """`status`: of the language model's answer, if that is what failed."""
+        """Describe the failure. `status`: of the language model's answer, if that is what
+        failed."""
         super().__init__(code, message, retry_after_s)
         self.status = status
 
@@ -64,7 +66,7 @@ class _Delta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     message: _Delta | None = None
-    """In place of `delta` where a server does not stream."""
+    """Replacement of `delta` from servers that do not stream."""
     finish_reason: str | None = None
 
 
@@ -86,7 +88,7 @@ class Chat:
         self._limit_name = _LIMIT_NAMES[0]
 
     async def close(self) -> None:
-        """The open connections."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
@@ -135,12 +137,12 @@ class Chat:
         except TimeoutError as error:
             raise ChatFailed(
                 "assistant_timeout",
-                f"the language model has said nothing for {settings.timeout_s:g} s",
+                f"the language model has sent nothing for {settings.timeout_s:g} s",
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ChatFailed(
                 "assistant_failed",
-                f"the language model cannot be reached, or broke off: {in_words(error)}",
+                f"the connection to the language model failed: {in_words(error)}",
             ) from error
 
     def _called_otherwise(self, refusal: ChatFailed, body: dict[str, Any]) -> bool:
@@ -183,12 +185,15 @@ async def _read(
                 yield text
             finish = choice.finish_reason or finish
     if finish is None and streams:
-        raise ChatFailed("assistant_failed", "the language model broke off in mid-answer")
+        raise ChatFailed(
+            "assistant_failed", "the language model stopped in the middle of its answer"
+        )
     yield Ending(_FINISHES.get(finish or "", "stop"), model)
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The data of server-sent events, until the one that says that it was the last."""
+    """Yield the data of server-sent events before the one that marks the end. Raises
+    `ChatFailed`."""
     parts: list[bytes] = []
     while True:
         try:
@@ -257,7 +262,8 @@ def _completions(url: str) -> str:
 
 
 def _headers(settings: AssistantSettings) -> dict[str, str]:
-    """With the key, read again each time: it may have been exchanged. Raises `ChatFailed`."""
+    """Return the headers of a request. The key is read each time, because its file may have
+    changed. Raises `ChatFailed`."""
     headers = {"User-Agent": f"modelserver/{__version__}", "Accept": "text/event-stream"}
     if settings.key_file:
         try:

@@ -1,5 +1,5 @@
-"""How much one client may ask the language model: at once, and in a minute. A value without a clock
-of its own."""
+"""Limits on one client's questions to the language model: at once, and per minute. A value; the
+caller passes the time."""
 
 from collections import deque
 
@@ -19,12 +19,14 @@ class QuestionLimits:
     ) -> tuple[str, float] | None:
         """Return why one more question is refused, and in how many seconds it might be admitted."""
         if at_once and self._asking.get(who, 0) >= at_once:
-            return f"{at_once} questions of yours are being answered", 2.0
+            return f"{at_once} of your questions are being answered: wait for them", 2.0
         asked = self._asked.get(who)
         while asked and now - asked[0] >= _MINUTE_S:
             asked.popleft()
         if a_minute and asked and len(asked) >= a_minute:
-            return f"{a_minute} questions a minute may be asked", _MINUTE_S - (now - asked[0])
+            return f"the limit of {a_minute} questions per minute is reached", _MINUTE_S - (
+                now - asked[0]
+            )
         return None
 
     def begins(self, who: str, now: float) -> None:

@@ -1,4 +1,5 @@
-"""Questions to the language model: who may ask, and what of a conversation it is told."""
+"""Questions to the language model: limits for each client, and the part of a conversation that is
+sent."""
 
 import contextlib
 import time
@@ -20,7 +21,7 @@ class Assistant:
     """Use as `async with`."""
 
     def __init__(self, settings: Callable[[], AssistantSettings]) -> None:
-        """`settings`: as they are now."""
+        """Answer by the settings that `settings` returns, which may change."""
         self._settings = settings
         self._chat = Chat()
         self._limits = QuestionLimits()
@@ -33,17 +34,17 @@ class Assistant:
 
     @property
     def there(self) -> bool:
-        """Whether the settings name a language model."""
+        """True if the settings name a language model."""
         return bool(self._settings().url)
 
     @contextlib.contextmanager
     def asking(self, who: str) -> Iterator[None]:
-        """Around one question. Raises `ChatFailed` where there is nobody to ask, or `NotAllowed`
-        where they have asked enough."""
+        """Count one question of client `who` while the context is open. Raises `ChatFailed` if no
+        language model is set, or `NotAllowed` if the client has reached its limit."""
         settings, now = self._settings(), time.monotonic()
         if not settings.url:
             raise ChatFailed(
-                "assistant_missing", "there is no language model here (setting assistant.url)"
+                "assistant_missing", "this server has no language model (setting assistant.url)"
             )
         refusal = self._limits.refusal(who, settings.at_once, settings.per_minute, now)
         if refusal is not None:

@@ -1,8 +1,8 @@
-"""Which of several channels is heard: all of them mixed, or the louder one where mixing would
-silence what was said; or each by itself.
+"""Choice of the channels to recognise: all of them mixed, the louder one if mixing would silence
+speech, or each separately.
 
-Works on 16-bit samples at the recogniser's rate. Energies are taken of every fourth sample, which
-tells a silent channel from one that is not as well as all of them would.
+Works on 16-bit samples at the recogniser's rate. Energies are computed from every fourth sample,
+which tells a silent channel from another one as well as all samples would.
 """
 
 from __future__ import annotations  # array is generic for type checkers only, before 3.12
@@ -17,7 +17,7 @@ from modelserver.audio.errors import AudioError
 MIX, SPLIT = "mix", "split"
 
 _DECAY = 0.97
-"""Of what is remembered, for each block: about four seconds."""
+"""Factor by which earlier energies decay with each block: about four seconds of memory."""
 _CANCELLED = 0.02
 """The mean has less than this share of the louder channel's energy: -17 dB."""
 _SILENT = 1e-4
@@ -25,26 +25,27 @@ _SILENT = 1e-4
 _NOTHING = 100.0
 """Energy a sample below which a block says nothing: 10 of 32768."""
 ENERGY_EVERY = 4
-"""Which of the samples are counted."""
+"""Step between the samples that are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelChoice:
-    """`MIX`: one stream of samples; `SPLIT`: one for each channel, or for each of `numbers`."""
+    """Choice of channels. `how`: `MIX`, one stream of samples, or `SPLIT`, one for each channel, or
+    for each of `numbers`."""
 
     how: str = MIX
     numbers: tuple[int, ...] = ()
 
     @property
     def least(self) -> int:
-        """How many channels there are at the least, where nothing else says it."""
+        """Least number of channels that the choice implies, if nothing else gives it."""
         if self.numbers:
             return max(self.numbers) + 1
         return 2 if self.how == SPLIT else 1
 
 
 def channel_choice(text: str) -> ChannelChoice:
-    """From "mix", "split", or numbers of channels such as "0,1", counted from 0. Raises
+    """Parse "mix", "split", or numbers of channels such as "0,1", counted from 0. Raises
     `AudioError`."""
     wanted = text.strip().lower()
     if wanted in (MIX, SPLIT):
@@ -54,7 +55,7 @@ def channel_choice(text: str) -> ChannelChoice:
         return ChannelChoice(SPLIT, tuple(dict.fromkeys(map(int, numbers))))
     raise AudioError(
         "bad_parameter",
-        f"channels={text[:40]!r} is not known; it may be mix, split, or numbers such as 0,1",
+        f"channels={text[:40]!r} is not known: expected mix, split, or numbers such as 0,1",
     )
 
 
@@ -68,7 +69,7 @@ class LouderWhereMixingFails:
         self._mean = 0.0
 
     def choose(self, channels: Sequence[array[int]], mean: array[int], rate: int) -> array[int]:
-        """What is to be heard of one block of each channel and of their mean."""
+        """Return the samples to recognise, given one block of each channel and of their mean."""
         energies = [energy(channel) for channel in channels]
         together = energy(mean)
         count = max(1, len(mean))
@@ -91,7 +92,7 @@ class LouderWhereMixingFails:
         return mean
 
     def warnings(self) -> list[str]:
-        """What should be said of it."""
+        """Return warnings for the client about the choice."""
         said = []
         if self.cancelled_s > 0.5:
             said.append("the channels cancel each other out: the louder one was recognised")
@@ -101,6 +102,6 @@ class LouderWhereMixingFails:
 
 
 def energy(samples: array[int]) -> float:
-    """Of every `ENERGY_EVERY`th of them, together."""
+    """Return the sum of the squares of every `ENERGY_EVERY`th sample."""
     some = samples[::ENERGY_EVERY]
     return float(sum(map(mul, some, some)))

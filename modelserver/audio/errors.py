@@ -1,4 +1,4 @@
-"""Why audio cannot be taken, with a stable code."""
+"""Errors for audio that cannot be recognised, with stable codes."""
 
 from modelserver.refusal import Refusal
 
@@ -8,17 +8,17 @@ class AudioError(Refusal):
 
 
 def not_audio(why: str) -> AudioError:
-    """The bytes are no audio file."""
+    """Return the error for bytes that are not an audio file."""
     return AudioError("not_audio", why)
 
 
 def unsupported(what: str) -> AudioError:
-    """The bytes are audio of a kind that is not taken."""
+    """Return the error for audio of an unsupported kind."""
     return AudioError("unsupported_audio", what)
 
 
 def too_long(duration_s: float, longest_s: float) -> AudioError:
-    """The refusal of audio that is longer than allowed."""
+    """Return the error for audio that is longer than allowed."""
     message = (
         f"the audio lasts {duration_s:.1f} s or more; {longest_s:g} s are allowed "
         "(limits.audio_s): cut it into pieces"

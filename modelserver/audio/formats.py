@@ -1,4 +1,4 @@
-"""What is taken: the containers and codecs that FFmpeg may use, and samples without any container.
+"""Accepted formats: the containers and codecs that FFmpeg may use, and samples without a container.
 
 Nothing else is ever opened: no playlist, no list of files, no protocol, no video decoder.
 """
@@ -47,8 +47,8 @@ ENCODINGS = {
 """Samples without a container: FFmpeg's name of the raw format, to bytes a sample."""
 
 EITHER_ENDIAN = "l16"
-"""16 bits, and which byte comes first is to be heard: what is sent as audio/L16 is big-endian by
-RFC 2586, and little-endian from many clients."""
+"""Encoding of 16 bits whose byte order is detected: audio/L16 is big-endian by RFC 2586, and
+little-endian from many clients."""
 
 _SPELLINGS = {
     "pcm": "s16le",
@@ -96,12 +96,12 @@ class RawFormat(msgspec.Struct, frozen=True):
 
     @property
     def frame_bytes(self) -> int:
-        """One sample of every channel."""
+        """Bytes of one sample of every channel."""
         return ENCODINGS.get(self.encoding, 2) * self.channels
 
 
 def raw_format(encoding: str, rate: int | None, channels: int) -> RawFormat:
-    """From what a caller calls it. Raises `AudioError`."""
+    """Return the format that a client named. Raises `AudioError`."""
     wanted = encoding.lower()
     known = _SPELLINGS.get(wanted, wanted)
     if known not in ENCODINGS and known != EITHER_ENDIAN:
@@ -113,10 +113,12 @@ def raw_format(encoding: str, rate: int | None, channels: int) -> RawFormat:
         raise AudioError("bad_parameter", f"samples of {known} need a rate (rate=16000)")
     if rate not in SAMPLE_RATES:
         raise unsupported(
-            f"a rate of {rate}; from {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} are taken"
+            f"a rate of {rate} is not supported: expected {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]}"
         )
     if channels not in CHANNELS:
-        raise unsupported(f"{channels} channels; from {CHANNELS[0]} to {CHANNELS[-1]} are taken")
+        raise unsupported(
+            f"{channels} channels are not supported: expected {CHANNELS[0]} to {CHANNELS[-1]}"
+        )
     return RawFormat(known, rate, channels)
 
 

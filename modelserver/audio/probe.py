@@ -1,7 +1,7 @@
-"""What the first bytes of an upload say: whether it is worth receiving, and, where it is no audio,
-what it is and what its sender may have meant to do.
+"""Check of the first bytes of an upload: whether it is worth receiving, and, if it is not audio,
+what it is and what the sender may have meant to do.
 
-Nothing here decides what the samples are: FFmpeg does, in a worker.
+Nothing here decides what the samples are: FFmpeg does that, in a worker.
 """
 
 import base64
@@ -14,7 +14,7 @@ from modelserver.audio.formats import RawFormat
 from modelserver.audio.riff import FORMS, HEADER_LIMIT_BYTES, ArrivingHeader, Wav
 
 LOOK_BYTES = 512
-"""So many first bytes are enough to tell what it is not."""
+"""Number of first bytes that suffice to tell what the upload is not."""
 
 # Magic, where it is, and a name. Only what could be taken for audio by its sender.
 _NOT_AUDIO = (
@@ -64,7 +64,7 @@ _TEXT_BYTES = bytes(range(0x20, 0x7F)) + b"\t\r\n\f\x1b"
 
 
 def what_it_is(head: bytes) -> AudioError | None:
-    """Why it is refused, with what it is instead of audio; None where it may be audio."""
+    """Return the error that says what the upload is instead of audio; None if it may be audio."""
     if (name := _named(_NOT_AUDIO, head)) is not None:
         return not_audio(f"this is {name}")
     text = head.lstrip(b"\xef\xbb\xbf")
@@ -86,12 +86,14 @@ def what_it_is(head: bytes) -> AudioError | None:
     if _is_text(text):
         return not_audio(_what_text(text))
     if (name := _named(_OTHER_AUDIO, head)) is not None:
-        return unsupported(f"it is {name}, which is not taken: convert it (ffmpeg -i FILE out.wav)")
+        return unsupported(
+            f"it is {name}, which is not supported: convert it (ffmpeg -i FILE out.wav)"
+        )
     return None
 
 
 def _named(known: Iterable[tuple[bytes, int, str]], head: bytes) -> str | None:
-    """The name of what begins so."""
+    """Return the name of the first known kind that begins like `head`."""
     return next((name for magic, at, name in known if head.startswith(magic, at)), None)
 
 
@@ -135,7 +137,8 @@ def _decoded_start(text: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """All of it can be read: ASCII, or UTF-8 whose last character may be cut off."""
+    """Return whether `head` is readable text: ASCII, or UTF-8 whose last character may be cut
+    off."""
     if not head.strip():
         return bool(head)
     if not head.translate(None, _TEXT_BYTES):
@@ -152,7 +155,8 @@ def _is_text(head: bytes) -> bool:
 
 
 def mangled(head: bytes) -> bool:
-    """A WAV file without a zero byte in its header: curl's -d has taken them, and line ends."""
+    """Return whether `head` is a WAV file without a zero byte in its header: curl's -d removes zero
+    bytes and line ends."""
     return head[:4] == b"RIFF" and len(head) >= 12 and b"\0" not in head[:44]
 
 
@@ -184,7 +188,7 @@ _PACE_OTHERS = 16_000
 
 
 def container_of(head: bytes) -> str | None:
-    """The name of the container that begins so, if it is one of those that say so."""
+    """Return the name of the container that begins like `head`, if it is a known one."""
     return _named(_CONTAINERS, head)
 
 
@@ -199,8 +203,11 @@ class Gate:
         *,
         lacks_rate: bool = False,
     ) -> None:
-        """`raw`: what the samples are where there is no container; `length`: of the file in bytes,
-        if it is known; `lacks_rate`: it was said to be samples, but not at which rate."""
+        """Check an upload as it arrives.
+
+        `raw`: the format of samples without a container; `length`: of the file in bytes, if known;
+        `lacks_rate`: the client declared samples, but not their rate.
+        """
         self._lacks_rate = lacks_rate
         self._longest_s = longest_s
         self._raw = raw
@@ -212,7 +219,7 @@ class Gate:
         self._received = 0
 
     def feed(self, chunk: bytes) -> None:
-        """The next bytes of the file."""
+        """Check the next bytes of the file. Raises `AudioError`."""
         self._received += len(chunk)
         if self._looking:
             self._head += chunk
@@ -220,8 +227,8 @@ class Gate:
         self._must_be_short_enough()
 
     def finish(self) -> tuple[float, bool]:
-        """There is no more. Returns the seconds of audio, and whether they are known rather than
-        guessed."""
+        """End the upload. Returns the seconds of audio, and whether they are known rather than
+        guessed. Raises `AudioError` for an empty file."""
         if self._looking:
             self._look(complete=True)
         if not self._received:
@@ -229,7 +236,7 @@ class Gate:
         return self.estimate(self._received), self._pace() > 0
 
     def estimate(self, size: int) -> float:
-        """Seconds of audio in a file of `size` bytes that begins like this one."""
+        """Return the seconds of audio in a file of `size` bytes that begins like this one."""
         if pace := self._pace():
             at = self._wav.data_at if self._wav else 0
             return max(0.0, (size - at) / pace)
@@ -259,7 +266,7 @@ class Gate:
         del self._head[16:]
 
     def _pace(self) -> float:
-        """Bytes a second, where the header says so; else 0."""
+        """Return the bytes per second by the header; 0 if they are unknown."""
         if self._wav is not None:
             return self._wav.bytes_a_second
         return self._raw.rate * self._raw.frame_bytes if self._raw is not None else 0.0

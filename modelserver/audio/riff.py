@@ -14,24 +14,27 @@ from typing import Protocol
 from modelserver.audio.formats import CHANNELS, SAMPLE_RATES, RawFormat
 
 HEADER_LIMIT_BYTES = 1024 * 1024
-"""Where the samples must have begun: chunks before them (pictures, notes) may be this long."""
+"""Offset at which the samples must have begun: chunks before them (pictures, notes) may be this
+long."""
 
 FORMS = (b"RIFF", b"RF64", b"BW64")
-"""What a WAV file begins with."""
+"""First bytes of a WAV file."""
 
 _MOST_CHUNKS = 4096
-"""Before the samples. Real files have a few."""
+"""Most chunks before the samples. Real files have a few."""
 _MOST_FILES = 1000
 """WAV files in a row of which each is read. More are not a recording."""
 _SMALL_HEADER_BYTES = 4096
 LAYOUT_BYTES = 6144
-"""Of samples that are looked at for their place in their containers; a multiple of 2, 3 and 4."""
+"""Bytes of samples that are examined to find their position in their containers; a multiple of 2, 3
+and 4."""
 MOST_SILENCE_BYTES = 1024 * 1024
-"""Of zeros, which do not tell: so many are looked over."""
+"""Most bytes of zeros, which tell nothing, that are skipped."""
 
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)
 _LEAST_UNKNOWN = 0x7F000000
-"""What streaming writers that cannot seek leave there: a size above this, or none."""
+"""Least size that means "unknown": streaming writers that cannot seek leave one above this, or
+zero."""
 
 _PCM, _EXTENSIBLE = 0x0001, 0xFFFE
 _NAMES = (
@@ -47,18 +50,18 @@ class Readable(Protocol):
     """A file that can be sought."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most so many bytes."""
+        """Read at most `size` bytes."""
         ...
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """As of a file."""
+        """Move to an offset, as in `io.IOBase.seek`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Wav:
-    """One WAV file: its format chunk, and where its samples are. `declared`: the size that it
-    gives them, None where it does not know."""
+    """WAV file: its format chunk, and where its samples are. `declared`: the size of the samples by
+    the header, None if it is unknown."""
 
     fmt: bytes
     data_at: int
@@ -68,7 +71,7 @@ class Wav:
 
     @property
     def tag(self) -> int:
-        """How the samples are coded (RFC 2361)."""
+        """Coding of the samples (RFC 2361)."""
         (tag,) = struct.unpack_from("<H", self.fmt)
         if tag == _EXTENSIBLE and len(self.fmt) >= 26:
             (tag,) = struct.unpack_from("<H", self.fmt, 24)
@@ -81,7 +84,7 @@ class Wav:
 
     @property
     def bytes_a_second(self) -> float:
-        """Of the samples; 0 where it is not to be known."""
+        """Bytes of samples per second; 0 if unknown."""
         (told,) = struct.unpack_from("<I", self.fmt, 8)
         tag, bits = struct.unpack_from("<H", self.fmt)[0], struct.unpack_from("<H", self.fmt, 14)[0]
         if tag in (_PCM, 3, _EXTENSIBLE) and bits:
@@ -90,14 +93,13 @@ class Wav:
 
     @property
     def frame_bytes(self) -> int:
-        """One sample of every channel."""
+        """Bytes of one sample of every channel."""
         return int(struct.unpack_from("<H", self.fmt, 12)[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Something to decode: bytes from `start` to `end`, behind `header` where that is to stand in
-    the place of the file's own."""
+    """Part to decode: bytes `start` to `end`, behind `header` if it replaces the file's own."""
 
     start: int
     end: int
@@ -106,8 +108,8 @@ class Piece:
 
 
 def parse(data: bytes, *, size: int | None = None) -> Wav | None:
-    """The WAV file that `data` begins with; None if it is none, or where its samples do not begin
-    within `data`. `size`: of the whole file, if that is known."""
+    """Parse the WAV file that `data` begins with; return None if it is not a WAV file, or its
+    samples do not begin within `data`. `size`: of the whole file, if known."""
     if data[:4] not in FORMS or data[8:12] != b"WAVE":
         return None
     at, fmt, unpadded, long_size = 12, b"", False, None
@@ -150,11 +152,11 @@ _RAW = {
     (6, 8): "alaw",
     (7, 8): "mulaw",
 }
-"""By format tag and bits a sample (RFC 2361)."""
+"""Encodings by format tag and bits per sample (RFC 2361)."""
 
 
 def raw_of(wav: Wav) -> RawFormat | None:
-    """What its samples are; None where they are coded, or of another shape."""
+    """Return the format of the samples; None if they are compressed, or of another layout."""
     _, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", wav.fmt)
     encoding = _RAW.get((wav.tag, bits))
     if encoding is None or channels not in CHANNELS or rate not in SAMPLE_RATES:
@@ -171,8 +173,8 @@ class ArrivingHeader:
         self._enough = 0
 
     def look(self, head: bytes | bytearray, *, complete: bool = False) -> Wav | None:
-        """Return the file that `head` begins with, or None as long as its samples have not begun.
-        `complete`: there is no more."""
+        """Return the file that `head` begins with, or None until its samples have begun.
+        `complete`: no more bytes follow."""
         if len(head) < self._enough and not complete:
             return None
         self._enough = len(head) * 5 // 4
@@ -180,7 +182,8 @@ class ArrivingHeader:
 
 
 def pieces(view: Readable, size: int) -> Iterator[Piece]:
-    """How the WAV file is to be read: as it is, or in its parts. Nothing for another file."""
+    """Yield the parts in which to read the WAV file: the whole file, or several. Yields nothing for
+    another file."""
     start = 0
     for number in range(_MOST_FILES):
         wav = _header_at(view, start, size)
@@ -200,7 +203,7 @@ def pieces(view: Readable, size: int) -> Iterator[Piece]:
 
 
 def _header_at(view: Readable, start: int, size: int) -> Wav | None:
-    """The file that begins at `start`. Most headers are small."""
+    """Return the header of the file that begins at `start`. Most headers are small."""
     for most in (_SMALL_HEADER_BYTES, HEADER_LIMIT_BYTES):
         view.seek(start)
         head = view.read(min(size - start, most))
@@ -211,12 +214,12 @@ def _header_at(view: Readable, start: int, size: int) -> Wav | None:
 
 
 def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int | None]:
-    """The file at `start`, and where another one follows, if it does."""
+    """Return the piece of the file at `start`, and where another file follows, if one does."""
     data_at = start + wav.data_at
     end, warning, following, true_size = size, None, None, True
     if wav.declared is not None and data_at + wav.declared > size:
         missing, there = wav.declared - (size - data_at), size - data_at
-        # A gigabyte that is hardly there is no file cut short, but a size that nobody knew.
+        # A gigabyte of which little is there means an unknown size, not a file cut short.
         if missing >= wav.frame_bytes and not (wav.declared > 1 << 30 and there < missing // 8):
             warning = "the file is cut short: what is there was recognised"
     elif wav.declared is not None and data_at + wav.declared < size:
@@ -246,7 +249,7 @@ def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int 
 
 
 def _first_sound(view: Readable, at: int, end: int) -> bytes:
-    """Samples from where the first are that are not zero."""
+    """Return samples from the first one that is not zero."""
     some = b""
     for start in range(at, min(end, at + MOST_SILENCE_BYTES), LAYOUT_BYTES):
         view.seek(start)
@@ -257,8 +260,8 @@ def _first_sound(view: Readable, at: int, end: int) -> bytes:
 
 
 def without_its_header(view: Readable, size: int) -> Piece | None:
-    """The first WAV file's samples behind a header that has nothing in it but what they are, for
-    one that FFmpeg stumbles over; None if there are none to be found."""
+    """Return the first WAV file's samples behind a minimal header, for a file whose header FFmpeg
+    cannot read; None if no samples are found."""
     if (wav := _header_at(view, 0, size)) is None:
         return None
     end = size if wav.declared is None else min(size, wav.data_at + wav.declared)
@@ -266,19 +269,17 @@ def without_its_header(view: Readable, size: int) -> Piece | None:
 
 
 def _streaming_header(fmt: bytes) -> bytes:
-    """As who cannot go back writes it: FFmpeg then reads to the end."""
+    """Return a header as a writer that cannot seek would write it: FFmpeg then reads to the end."""
     header = b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", len(fmt)) + fmt
     return header + b"\0" * (len(fmt) & 1) + b"data\xff\xff\xff\xff"
 
 
 def in_containers(wav: Wav, some: bytes) -> tuple[bytes, int]:
-    """How to read samples that have fewer bits than the bytes they are in, which FFmpeg takes for
-    something else: 24 bits in 4 bytes.
-
-    `some`: of the samples. Returns a format chunk for the whole containers, and how many bytes
-    before the samples to begin: the standard has them at the high end of their containers, ALSA's
-    S24_LE at the low end, where they are at the high end of what begins a byte earlier.
-    """
+    """Return how to read samples that have fewer bits than the bytes they are in, such as 24 bits
+    in 4 bytes, which FFmpeg misreads. `some`: some of the samples. Returns a format chunk for the
+    whole containers, and the number of bytes before the samples at which to begin: the standard
+    puts the bits at the high end of their containers; ALSA's S24_LE puts them at the low end, which
+    is the high end of a container that begins a byte earlier."""
     _, channels, _, _, block, bits = struct.unpack_from("<HHIIHH", wav.fmt)
     if struct.unpack_from("<H", wav.fmt)[0] == _EXTENSIBLE and len(wav.fmt) >= 20:
         (valid,) = struct.unpack_from("<H", wav.fmt, 18)
@@ -300,13 +301,13 @@ def in_containers(wav: Wav, some: bytes) -> tuple[bytes, int]:
 
 
 def _extends_sign(sample: bytes, needed: int) -> bool:
-    """The bytes above the sample's own say nothing but its sign: it is at the low end."""
+    """Return whether the bytes above the sample only repeat its sign: it is at the low end."""
     above = b"\xff" if sample[needed - 1] & 0x80 else b"\0"
     return sample[needed:] == above * (len(sample) - needed)
 
 
 def _is_chunk(after: bytes, left: int, pad: int) -> bool:
-    """Another chunk of the file, rather than more samples."""
+    """Return whether another chunk of the file follows, rather than more samples."""
     for at in {pad, 0}:
         name = after[at : at + 4].decode("latin-1")
         if len(after) < at + 8 or not _plausible(after[at : at + 4]):
@@ -318,5 +319,5 @@ def _is_chunk(after: bytes, left: int, pad: int) -> bool:
 
 
 def _plausible(name: bytes) -> bool:
-    """The name of a chunk."""
+    """Return whether `name` can be the name of a chunk."""
     return len(name) == 4 and all(0x20 <= letter < 0x7F for letter in name)

@@ -16,7 +16,8 @@ _SUFFIXES = (
     "aif aiff aifc caf wma wmv asf avi flv ts mpg mpeg au snd ac3 wv tta ape spx"
 )
 _AUDIO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
-"""By which files in a directory are chosen; a file that is named is taken whatever its name."""
+"""Suffixes by which files in a directory are chosen; a file that is named is used whatever its
+suffix."""
 
 
 class SameNames(Exception):

@@ -15,7 +15,7 @@ from modelserver.batch.files import STDIN
 from modelserver.batch.remote import is_url, stamp
 
 _NOT_UTF8 = "\0"
-"""Which no name has in it."""
+"""Mark that no file name contains."""
 
 
 class JournalUnusable(Exception):

@@ -1,4 +1,4 @@
-"""This machine's own workers, without a server."""
+"""Workers of this command itself, used without a server."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,7 @@ from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
 from modelserver.batch.remote import is_url, opened, read
+from modelserver.serving.keywords import KeywordsUnreadable, read_keywords
 from modelserver.serving.service import SpeechService
 from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
@@ -33,6 +34,13 @@ class OwnPool(Engine):
         self.at_once = 1
 
     async def __aenter__(self) -> "OwnPool":
+        name = self._service.models.default.settings.keywords_file
+        try:
+            if name:
+                read_keywords(Path(name))
+        except KeywordsUnreadable as error:
+            # A server serves without them meanwhile; a command would leave them out of its result.
+            raise EngineUnusable(f"keywords_file: {error}") from error
         await self._service.__aenter__()
         try:
             await self._service.models.default.loaded()

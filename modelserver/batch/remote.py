@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
+from models.extras import how_to_install
 from modelserver.batch.errors import EngineUnusable
-from modelserver.extras import how_to_install
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.+")
 _PATTERN = frozenset("*?[")

@@ -1,4 +1,4 @@
-"""`modelserver completion`: completion of commands and options for shells."""
+"""Command `modelserver completion`: completion of commands and options for shells."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -14,7 +14,7 @@ _VARIABLE = "_MODELSERVER_COMPLETE"
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the completion script of a shell.
 
-    It completes commands and options.
+    The script completes commands and options.
 
     \b
     bash:  modelserver completion bash > ~/.local/share/bash-completion/completions/modelserver

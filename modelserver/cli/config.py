@@ -1,4 +1,4 @@
-"""`modelserver config`: the settings in force, and where each came from."""
+"""Command `modelserver config`: the settings in force, and where each came from."""
 
 import json
 import math
@@ -14,14 +14,19 @@ from modelserver.settings.fields import HIDDEN, Field, named_fields, size_text
 from supervisor import explain_limits
 
 _WIDTH = 52
-"""Of what is set, before where it is from; longer ones just go on."""
+"""Width of the column of settings; longer ones overflow it."""
 
 
 @click.command()
-@click.option("--explain", is_flag=True, help="say what each setting is for and what it may be")
+@click.option(
+    "--explain", is_flag=True, help="add what each setting is for, and its allowed values"
+)
 @with_settings(*SERVER_SETTINGS)
 def config(configuration: Configuration, explain: bool) -> None:
-    """Print every setting as TOML, with where its value came from."""
+    """Print the settings in force as TOML, with their origins.
+
+    You can use the output as a settings file: modelserver config > modelserver.toml
+    """
     rows = [(field, _shown(field, value), origin) for field, value, origin in configuration.rows()]
     found = explain_limits(memory_settings(configuration.settings))
     section = ""

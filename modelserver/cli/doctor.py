@@ -1,7 +1,8 @@
-"""`modelserver doctor`: what limits a server on this machine, and what happened lately."""
+"""Command `modelserver doctor`: limits of this machine on a server, and recent problems."""
 
 import os
 import time
+from pathlib import Path
 
 import click
 
@@ -11,6 +12,7 @@ from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
 from modelserver.own_packages import replaced_packages
+from modelserver.serving.keywords import KeywordsUnreadable, read_keywords
 from modelserver.serving.load_specs import find_model
 from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.selection import (
@@ -104,7 +106,8 @@ def _sandbox(settings: Settings) -> str:
 
 
 def _model(settings: Settings, problems: list[str], *, alone: bool) -> list[str]:
-    """`alone`: no server runs, so what there is left is left for the model."""
+    """Return lines about each model. `alone`: no server runs, so that all memory left is free for
+    the model."""
     lines = []
     for label, own in own_settings(settings).items():
         lines += _one_model(settings_for(settings, label, own), problems, alone=alone)
@@ -122,6 +125,12 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
     spoken = languages_text(all_languages(location.language, choice.form.abilities))
     lines = [f"{location.name} ({spoken}), {in_units(on_disk)} in {location.directory}"]
     problems += choice.problems
+    if settings.keywords_file:
+        try:
+            count = len(read_keywords(Path(settings.keywords_file)))
+            lines.append(f"keywords: {count} in {settings.keywords_file}")
+        except KeywordsUnreadable as error:
+            problems.append(f"keywords_file: {error}")
     engine = models.engine_of(location.directory)
     improvement = engine.improvement(location, engine_settings(settings, engine))
     lines.append(f"engine: {choice.engine}, form {choice.form.name}")
@@ -149,7 +158,7 @@ def _running(settings: Settings, problems: list[str]) -> tuple[Health | None, li
     if health.status != "ok":
         problems += health.reasons
     if health.jobs.problem is not None:
-        problems.append(f"jobs: none can be taken: {health.jobs.problem}")
+        problems.append(f"jobs are rejected: {health.jobs.problem}")
     return health, in_words(health)
 
 
@@ -169,7 +178,7 @@ def _kernel(health: Health | None, problems: list[str]) -> list[str]:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(booted + report.seconds))
         lines.append(f"{when}: {report.sentence}")
     if not reports:
-        lines.append("its log tells of none")
+        lines.append("its log reports none")
     elif not count:
         lines.append("those were in other cgroups: the log is the whole machine's")
     if health is not None and health.exits_by_cause.get("kernel_oom"):

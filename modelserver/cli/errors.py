@@ -17,9 +17,10 @@ from modelserver.serving.commands import FailureLine, in_background, report
 
 @contextmanager
 def told(background: int | None = None) -> Iterator[None]:
-    """A model's error ends the command with its sentence. Exit status: 1, or as shells say it
-    where a process that it had started was killed. `background`: the server that started this
-    process, if one has: it is told the code too, and this process takes the lowest priority."""
+    """End the command with the message of a model's error. Exit status: 1, or as shells report it
+    if a process that the command had started was killed. `background`: process id of the server
+    that started this process, if any: it receives the code too, and this process takes the lowest
+    priority."""
     if background is not None:
         in_background(background)
     try:
@@ -48,5 +49,6 @@ def must_be_ours(directory: Path) -> None:
         name = f"#{owner}"
     command = " ".join(("modelserver", *map(shlex.quote, sys.argv[1:])))
     raise click.ClickException(
-        f"{directory} is {name}'s: do it as that user (sudo -u {shlex.quote(name)} {command})"
+        f"{directory} is {name}'s: run the command as that user "
+        f"(sudo -u {shlex.quote(name)} {command})"
     )

@@ -1,4 +1,4 @@
-"""`modelserver keys`: who may use the public side."""
+"""Command `modelserver keys`: keys for the public side."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from modelserver.settings.configuration import Configuration
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke API keys.
+    """Create, list and revoke API keys.
 
-    A client sends its key as `Authorization: Bearer KEY`. Keys are in the file that the setting
-    auth.keys_file names; a server that runs reads it again when it has changed.
+    A client sends its key as `Authorization: Bearer KEY`. The file that the setting auth.keys_file
+    names holds a hash of each key; a running server reads it again when it changes.
     """
 
 
@@ -23,7 +23,11 @@ def keys() -> None:
 @click.argument("name")
 @with_settings()
 def add(configuration: Configuration, name: str) -> None:
-    """Make a key for NAME, and print it; it cannot be shown again."""
+    """Create a key for NAME and print it once.
+
+    NAME is up to 64 letters, digits and . _ @ -, such as the name of the client. The file holds
+    only a hash of the key: it cannot be printed again.
+    """
     try:
         key = add_key(_file(configuration.settings), name)
     except KeysUnreadable as error:
@@ -34,7 +38,7 @@ def add(configuration: Configuration, name: str) -> None:
 @keys.command("list")
 @with_settings()
 def list_keys(configuration: Configuration) -> None:
-    """List the names that have a key."""
+    """List the names that have a key, one a line."""
     file = _file(configuration.settings)
     try:
         for name in read_keys(file) if file.exists() else ():
@@ -47,13 +51,15 @@ def list_keys(configuration: Configuration) -> None:
 @click.argument("name")
 @with_settings()
 def remove(configuration: Configuration, name: str) -> None:
-    """Revoke NAME's key."""
+    """Revoke NAME's key: a running server rejects it within seconds."""
     try:
         there = remove_key(_file(configuration.settings), name)
     except KeysUnreadable as error:
         raise click.ClickException(str(error)) from error
     if not there:
-        raise click.ClickException(f"there is no key for {name}")
+        raise click.ClickException(
+            f"there is no key for {name!r}: `modelserver keys list` shows the names"
+        )
 
 
 def _file(settings: Settings) -> Path:

@@ -1,4 +1,4 @@
-"""`modelserver listen [FILE|-]`: a live stream from the terminal, to any server of the Vosk
+"""Command `modelserver listen [FILE|-]`: a live stream from the terminal, to any server of the Vosk
 project's protocol."""
 
 import asyncio
@@ -14,9 +14,9 @@ import click
 import msgspec
 import uvloop
 
+from models.extras import how_to_install
 from modelserver.admin.client import printable
 from modelserver.cli.options import KEYWORDS, with_endpoints
-from modelserver.extras import how_to_install
 from modelserver.outbound.reasons import in_words
 from modelserver.settings.configuration import KEY_VARIABLE
 from modelserver.speech.transcript import reader_text
@@ -28,7 +28,7 @@ STDIN, MICROPHONE = "-", ""
 
 
 class _Cannot(Exception):
-    """The command cannot go on: the text says why."""
+    """Failure of the command; the text says why."""
 
 
 @click.command()
@@ -37,13 +37,15 @@ class _Cannot(Exception):
     "--server",
     default="ws://127.0.0.1:8091/",
     show_default=True,
-    help="where it listens; any server of the Vosk project's protocol",
+    help="URL of the server; any server of the Vosk protocol works",
 )
-@click.option("--model", help="which of its models")
+@click.option("--model", help="model of that server  [default: its default model]")
 @KEYWORDS
-@click.option("--key", envvar=KEY_VARIABLE, help="what the server knows its clients by")
+@click.option("--key", envvar=KEY_VARIABLE, help="API key for that server")
 @with_endpoints
-@click.option("--fast", is_flag=True, help="send a file as fast as it is taken, not as it was said")
+@click.option(
+    "--fast", is_flag=True, help="send the file as fast as the server accepts it, not in real time"
+)
 def listen(
     file: str,
     server: str,
@@ -55,13 +57,13 @@ def listen(
     *,
     fast: bool,
 ) -> None:
-    """Send speech as it is spoken, and show what is understood.
+    """Stream a microphone or a file to a server.
 
-    FILE: any audio file, at the pace at which it was said. With -: samples from standard input (16
-    bits, one channel, 16,000 a second), as `arecord -r 16000 -f S16_LE` gives. Without one: from
-    the microphone, until Ctrl-C; or from standard input, if that is no terminal.
+    Without FILE the microphone is sent until Ctrl-C; or standard input, if that is not a terminal.
+    FILE may be any audio file, which is sent in real time. "-" is standard input: samples of 16
+    bits, one channel, 16,000 a second, as `arecord -r 16000 -f S16_LE` writes them.
 
-    On a terminal what is being said is rewritten in place; what is final stays, a line each.
+    On a terminal, unfinished text is rewritten in place; each final text is one line.
     """
     if not file:
         file = MICROPHONE if sys.stdin.isatty() else STDIN

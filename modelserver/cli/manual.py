@@ -1,4 +1,4 @@
-"""`modelserver manual`: the manual page, made of what `--help` says."""
+"""Command `modelserver manual`: the manual page, made from the texts of `--help`."""
 
 import re
 from collections.abc import Iterator

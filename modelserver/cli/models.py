@@ -1,4 +1,5 @@
-"""`modelserver models`: the group, and the commands that make and carry prepared models."""
+"""Command group `modelserver models`, and the commands that prepare models and copy prepared
+ones."""
 
 import sys
 from collections.abc import Iterator
@@ -48,7 +49,12 @@ models.add_command(removed_spelling)
 
 @models.command()
 @click.argument("model", required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="write it here instead")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="directory for the prepared model  [default: below prepared_dir]",
+)
 @click.option("--max-size", help='stop if the result grows past this size, such as "2GiB"')
 @BACKGROUND
 @with_settings("models_dir", "prepared_dir", "language")
@@ -61,9 +67,9 @@ def prepare(
 ) -> None:
     """Prepare a model ahead of time.
 
-    Of a Vosk model the decoding graph is compiled. The server then maps the compiled graph instead
-    of composing it in every request: several times faster, in a fraction of the memory, with the
-    same texts except for ties.
+    For a Vosk model, this compiles the decoding graph. The server then maps the compiled graph
+    instead of composing it in every request: several times faster, in a fraction of the memory,
+    with the same texts except for ties.
 
     MODEL is a name or a path. Without it, the model that would be served is prepared.
     """

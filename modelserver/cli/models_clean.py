@@ -1,4 +1,4 @@
-"""`modelserver models clean`: remove compiled forms of models, and leftovers."""
+"""Command `modelserver models clean`: remove compiled forms of models, and leftovers."""
 
 from dataclasses import dataclass
 from pathlib import Path

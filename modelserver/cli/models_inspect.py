@@ -1,4 +1,4 @@
-"""`modelserver models inspect`: a model's parts, and the memory that it will take here."""
+"""Command `modelserver models inspect`: a model's parts, and the memory that it needs here."""
 
 import asyncio
 from typing import Any

@@ -1,5 +1,5 @@
-"""`modelserver models list`: installed and known models, which of them fit here, and which is
-recommended for a language."""
+"""Command `modelserver models list`: installed and known models, which of them fit here, and which
+is recommended for a language."""
 
 import click
 import msgspec
@@ -36,15 +36,14 @@ def list_models(
 ) -> None:
     """List models, and whether they fit on this machine.
 
-    Installed models and those that the catalogue offers are listed. A star marks the one that would
-    be served. With LANGUAGE, such as en or zh, only models of that language are listed, in more
-    detail, and a plus marks the one that is recommended for this machine.
+    The list has the installed models and those of the catalogue. A star marks the one that would be
+    served. With LANGUAGE, such as en or zh, only models of that language are listed, with more
+    columns, and a plus marks the one that is recommended for this machine.
 
-    ERRORS: words (Chinese, Japanese, Korean: characters) wrong in 100, as published. Compare only
-    rates with the same number: those are from one source, on the same recordings. MEMORY: of the
+    ERRORS: wrong words in 100 (Chinese, Japanese, Korean: characters), as published. Compare only
+    rates with the same number: they are from one source, on the same recordings. MEMORY: of the
     model, and with the workers that are set; "~" is an estimate from its size. SPEED: seconds of
-    one processor for a second of speech. LIVE: whether words come while somebody speaks, or at
-    pauses.
+    one processor for a second of speech. LIVE: whether text appears during speech, or at pauses.
     """
     settings = first_model(configuration.settings)
     headroom = find_headroom(memory_settings(settings))

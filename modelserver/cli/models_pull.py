@@ -1,4 +1,4 @@
-"""`modelserver models pull`: download and install a model."""
+"""Command `modelserver models pull`: download and install a model."""
 
 import asyncio
 import difflib

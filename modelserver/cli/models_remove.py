@@ -1,4 +1,4 @@
-"""`modelserver models remove`: delete an installed model."""
+"""Command `modelserver models remove`: delete an installed model."""
 
 import shlex
 

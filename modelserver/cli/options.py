@@ -11,23 +11,25 @@ import click
 from modelserver.admin.address import BadAddress, must_be_usable
 from modelserver.refusal import Refusal
 from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
+from modelserver.settings import Settings
 from modelserver.settings.configuration import (
     FLAG,
     Configuration,
     ConfigurationError,
     read_configuration,
 )
-from modelserver.settings.fields import fields
+from modelserver.settings.fields import Field, fields, value_of
 from modelserver.speech.phrases import keyword_list
 
 _FLAGGED = {field.name: field for field in fields() if field.flag}
+_DEFAULTS = Settings()
 
 SERVER_SETTINGS = tuple(_FLAGGED)
-"""All settings that have a flag, for commands about the server."""
+"""Names of the settings that have a flag, for commands about the server."""
 
 
 BACKGROUND = click.option("--background", type=int, metavar="SERVER_PID", hidden=True)
-"""For commands that a server runs in a process beside it."""
+"""Option of commands that a server runs in a process beside it."""
 
 
 def _listed(_: click.Context, option: click.Option, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -42,15 +44,20 @@ KEYWORDS = click.option(
     multiple=True,
     metavar="WORDS",
     callback=_listed,
-    help="words and names that are likely to be said, with commas between them",
+    help="words and names that are likely to be said, separated by commas",
 )
 
 
 def with_endpoints(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds `--endpoint-ms` and `--max-utterance-s`; without them the command gets 0."""
+    """Add `--endpoint-ms` and `--max-utterance-s`; without them the command gets 0."""
     for flag, unit, read, about in (
-        ("--max-utterance-s", "S", read_max_utterance_s, "length at which an utterance is ended"),
-        ("--endpoint-ms", "MS", read_endpoint_ms, "silence that ends an utterance"),
+        (
+            "--max-utterance-s",
+            "S",
+            read_max_utterance_s,
+            "seconds of speech after which an utterance is ended",
+        ),
+        ("--endpoint-ms", "MS", read_endpoint_ms, "milliseconds of silence that end an utterance"),
     ):
         command = click.option(
             flag,
@@ -73,7 +80,7 @@ def _checked(read: Callable[[object, str], float]) -> Callable[..., float]:
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds `--config` and the flags of these settings; the command gets a `Configuration`
+    """Add `--config` and the flags of these settings; the command gets a `Configuration`
     instead of them as its first argument, or ends with the reason."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,15 +93,25 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         for name in reversed(names):
             field = _FLAGGED[name]
             decorated = click.option(
-                field.flag, _argument(name), metavar=field.metavar, help=field.about
+                field.flag, _argument(name), metavar=field.metavar, help=_help(field)
             )(decorated)
         return click.option(
             "--config",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="settings file [default: /etc/modelserver.toml if it is there]",
+            help="settings file  [default: /etc/modelserver.toml, if it exists]",
         )(decorated)
 
     return decorate
+
+
+def _help(field: Field) -> str:
+    """Return the help of a setting's flag, with the default."""
+    value = value_of(_DEFAULTS, field.name)
+    if isinstance(value, Path) and value.is_relative_to(Path.home()):
+        value = f"~/{value.relative_to(Path.home())}"
+    if isinstance(value, tuple):
+        value = ",".join(value)
+    return field.about if value == "" else f"{field.about}  [default: {value}]"
 
 
 def _argument(name: str) -> str:

@@ -1,18 +1,26 @@
-"""Commands and engines of other distributions, found by their entry points."""
+"""The commands of this package; commands and engines of other distributions, found by their entry
+points."""
 
 import contextlib
+import importlib
 from importlib.metadata import EntryPoint, entry_points
 
 import click
 
 from modelserver.extras import how_to_install_tools
 
+OWN = (
+    *("completion", "config", "doctor", "keys", "listen", "manual", "models", "ready", "serve"),
+    *("status", "top", "transcribe", "upgrade"),
+)
+"""Commands of this package: each has the name of its module."""
 COMMANDS = "modelserver.commands"
 """Entry points: click commands by their names."""
 ENGINES = "modelserver.transcription_engines"
 """Entry points: `(Settings, SpeechRequest, address) -> Engine`, for `transcribe --on ray`."""
 TOOLS = {COMMANDS: ("evaluate", "plan"), ENGINES: ("ray",)}
-"""What modelserver-tools adds: named in help texts whether it is installed or not."""
+"""Commands and engines of modelserver-tools, which help texts name whether it is installed or not.
+"""
 
 
 def find_plugin(group: str, name: str) -> EntryPoint | None:
@@ -26,13 +34,15 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the names of all commands."""
         added = (*entry_points(group=COMMANDS).names, *TOOLS[COMMANDS])
-        return sorted({*super().list_commands(ctx), *added})
+        return sorted({*OWN, *added})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of that name. One of modelserver-tools, without it, says how to
         install it."""
-        found = super().get_command(ctx, cmd_name)
-        if found is None and (added := find_plugin(COMMANDS, cmd_name)) is not None:
+        found: click.Command | None = None
+        if cmd_name in OWN:
+            found = getattr(importlib.import_module(f"modelserver.cli.{cmd_name}"), cmd_name)
+        elif (added := find_plugin(COMMANDS, cmd_name)) is not None:
             with contextlib.suppress(ImportError):  # of a package that it needs
                 found = added.load()
         if found is None and cmd_name in TOOLS[COMMANDS]:

@@ -1,4 +1,4 @@
-"""`modelserver serve`: the server."""
+"""Command `modelserver serve`: the server."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from modelserver.settings.labels import own_settings, settings_for
 def serve(configuration: Configuration) -> None:
     """Serve speech recognition over HTTP until SIGTERM or Ctrl-C.
 
-    Root is refused where the directories of jobs or prepared models are another user's.
+    Root is refused if the directories of jobs or prepared models belong to another user.
     """
     from modelserver.server import CannotStart, run_server
     from supervisor import keep_together

@@ -1,4 +1,4 @@
-"""`modelserver status`: a running server's health, for a person."""
+"""Command `modelserver status`: a running server's health, for people."""
 
 import click
 import msgspec
@@ -22,10 +22,13 @@ _DEATHS = 5
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="the whole document instead")
+@click.option("--json", "as_json", is_flag=True, help="print the whole health document as JSON")
 @with_settings("admin.listen")
 def status(configuration: Configuration, as_json: bool) -> None:
-    """Show how the running server is. Exit status: 0 if it takes requests, else 1."""
+    """Show the health of the running server.
+
+    Exit status: 0 if it accepts requests, else 1.
+    """
     try:
         health = fetch_health(configuration.settings)
     except NoServer as error:

@@ -1,4 +1,4 @@
-"""`modelserver top`: a running server, live in a terminal."""
+"""Command `modelserver top`: a running server, live in a terminal."""
 
 import contextlib
 import curses
@@ -40,7 +40,7 @@ class _History(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the screen. `mark`: "title", "bad", "warn", or "" for nothing special."""
+    """Line of the screen. `mark`: "title", "bad", "warn", or "" if it needs no attention."""
 
     text: str
     mark: str = ""
@@ -52,18 +52,18 @@ class Line:
     type=click.FloatRange(0.1, 3600),
     default=1.0,
     show_default=True,
-    help="seconds between two looks",
+    help="seconds between two updates",
 )
-@click.option("-n", "--count", type=click.IntRange(1), help="end after so many looks")
+@click.option("-n", "--count", type=click.IntRange(1), help="exit after this many updates")
 @click.option(
     "-b",
     "--batch",
     is_flag=True,
-    help="print one look below the other, as is done where the output is no terminal",
+    help="print updates one below the other; the default if the output is not a terminal",
 )
 @with_settings("admin.listen")
 def top(configuration: Configuration, interval: float, count: int | None, batch: bool) -> None:
-    """Show the running server, live: q ends it."""
+    """Show the running server live in the terminal; q quits."""
     looks = _looks(configuration.settings, count)
     if batch or not _terminal():
         _print(looks, interval)
@@ -83,7 +83,8 @@ def _terminal() -> bool:
 
 
 def _looks(settings: Settings, count: int | None) -> Iterator[list[Line]]:
-    """The first that fails ends it; a server that is started anew meanwhile is waited for."""
+    """Yield the screen for each look at the server. The first look must succeed; later, a server
+    that restarts is waited for."""
     seen = False
     while count is None or count > 0:
         try:

@@ -1,4 +1,5 @@
-"""`modelserver transcribe FILE...`: many files, by workers of its own or by a running server."""
+"""Command `modelserver transcribe FILE...`: many files, by workers of its own or by a running
+server."""
 
 import asyncio
 import sys
@@ -26,26 +27,32 @@ from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
 
 _JOURNAL = ".modelserver-journal"
-"""Its name in a directory of transcripts."""
+"""Name of the journal in a directory of transcripts."""
 _SHOWN_AT_ONCE = 20
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
-    "-f", "--format", "form", type=click.Choice(list(WRITERS)), default="text", show_default=True
+    "-f",
+    "--format",
+    "form",
+    type=click.Choice(list(WRITERS)),
+    default="text",
+    show_default=True,
+    help="format of the transcripts",
 )
 @click.option(
     "-o",
     "--output-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="write FILE.txt (.json, .srt, .vtt) there instead of to standard output",
+    help="directory for FILE.txt (.json, .srt, .vtt)  [default: standard output]",
 )
 @click.option(
     "--channels",
     default="mix",
     show_default=True,
-    help='"mix" all, "split" them, or numbers such as 0,1: each is recognised by itself',
+    help='"mix": all together; "split", or numbers such as 0,1: each separately',
 )
 @KEYWORDS
 @click.option("--encoding", help="encoding of samples without a header, such as s16le or mulaw")
@@ -91,9 +98,13 @@ def transcribe(
 ) -> None:
     """Transcribe audio and video files.
 
-    FILE may be a directory or a glob pattern, too; "-" is standard input. Continues after a file
-    that cannot be transcribed, and exits with 1 if there was one. An interrupted run resumes if you
-    repeat it with the same --output-dir.
+    FILE may be a directory or a glob pattern, too; "-" is standard input. The files are transcribed
+    by workers of this command, or by a running server with --server.
+
+    The command continues after a file that cannot be transcribed, and then exits with 1. An
+    interrupted run resumes if you repeat it with the same --output-dir.
+
+    Example: modelserver transcribe -f srt -o subtitles talks/*.mp4
     """
     asked = msgspec.structs.replace(
         _asked(channels, encoding, rate, form),
@@ -102,22 +113,22 @@ def transcribe(
         max_utterance_s=max_utterance_s,
     )
     if on and server:
-        raise click.UsageError("--server and --on are two ways: choose one")
+        raise click.UsageError("--server and --on exclude each other: choose one")
     if ray_address and not on:
-        raise click.UsageError("--ray-address is for --on ray")
+        raise click.UsageError("--ray-address needs --on ray")
     try:
         chosen = found(files)
     except (OSError, EngineUnusable) as error:
         raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
     if not chosen:
-        raise click.ClickException("there is no audio file in what was named")
+        raise click.ClickException("no audio file was found at the given paths")
     try:
         where = targets(chosen, output_dir, SUFFIX[form])
     except SameNames as error:
         raise click.UsageError(str(error)) from error
     if output_dir is None and len(chosen) > 1 and form in ("srt", "vtt"):
         raise click.UsageError(
-            f"the {form} of several files is no {form} file: give --output-dir, or one file"
+            f"{form} output of several files needs --output-dir, or name one file"
         )
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`modelserver upgrade`: a new process in place of the one that runs, without a gap."""
+"""Command `modelserver upgrade`: replace the running process by a new one, without a gap."""
 
 import contextlib
 import http.client
@@ -22,7 +22,8 @@ _ANSWER_S = 10.0
 
 
 class _Answer(msgspec.Struct):
-    """Of the admin side. `why`: it waits for the one before to end."""
+    """Answer of the admin side. `why`: the reason why the new process waits for the old one to
+    exit."""
 
     status: str
     pid: int
@@ -44,7 +45,7 @@ def upgrade(configuration: Configuration) -> None:
     except (NoServer, Refused) as error:
         raise click.ClickException(str(error)) from error
     if answer.why:
-        click.echo(f"process {answer.pid} waits until the one before has ended: {answer.why}")
+        click.echo(f"process {answer.pid} waits for the old process to exit: {answer.why}")
     # In a container of its own the process is not seen from here.
     visible = _lives(answer.pid)
     while (problem := _problem(settings, answer.pid)) is not None:
@@ -75,8 +76,8 @@ def _problem(settings: Settings, pid: int) -> str | None:
 
 
 def _public_problem(settings: Settings, url: str) -> str | None:
-    """Why clients cannot reach the public port; None if they can, or if this is another machine,
-    from which it may not be reachable."""
+    """Return why clients cannot reach the public port; None if they can, or if the server is on
+    another machine, from which the port may not be reachable."""
     if not _is_local(settings):
         return None
     where = urlsplit(url)

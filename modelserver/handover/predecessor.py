@@ -33,7 +33,7 @@ class Predecessor:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> "Predecessor":
-        """The variable is taken away."""
+        """Return the old process that the environment names. Removes the variable."""
         text = environment.pop(HANDOVER_VARIABLE, "")
         if not text.isdigit():
             return cls(None)
@@ -42,7 +42,7 @@ class Predecessor:
 
     @property
     def is_there(self) -> bool:
-        """Whether it still runs."""
+        """True if the old process still runs."""
         return not self.gone.is_set()
 
     async def introduce(self) -> None:
@@ -88,7 +88,7 @@ class Predecessor:
         self._came.clear()
 
     async def make_way(self, needs: int, left: int) -> None:
-        """Both do not fit: ask it to end, and wait until it has."""
+        """Ask the old process to exit, because both do not fit into memory, and wait for it."""
         if self._wire is not None and not self._asked_to_go:
             self._asked_to_go = True
             log.warning(
@@ -101,11 +101,11 @@ class Predecessor:
         await self.gone.wait()
 
     async def ready(self) -> None:
-        """We serve: it may go."""
+        """Inform the old process that this one serves, and that it may exit."""
         await self._tell(Ready())
 
     async def failed(self, reason: str) -> None:
-        """We cannot, and it shall go on."""
+        """Inform the old process that this one cannot serve, and that it has to continue."""
         await self._tell(Failed(reason))
 
     async def _tell(self, message: Ready | MakeWay | Failed) -> None:
@@ -116,7 +116,7 @@ class Predecessor:
                 self._has_gone()
 
     async def close(self) -> None:
-        """We end ourselves."""
+        """Close the connection to the old process."""
         if self._more is not None:
             self._more.cancel()
             await asyncio.gather(self._more, return_exceptions=True)

@@ -1,9 +1,9 @@
-"""What this process listens on, by what it is for; some of it was there before the process was.
+"""Sockets on which this process listens, by purpose; some of them are older than the process.
 
-Sockets come from a unit of systemd (`modelserver.socket`), which says where to listen, whatever the
-settings say; or from the process before this one, by way of systemd's store or of an upgrade: those
-are used where the settings still want them. Source of the first two: sd_listen_fds(3),
-systemd.service(5) on `FileDescriptorStoreMax`.
+They come from a unit of systemd (`modelserver.socket`), which decides where to listen, whatever the
+settings say; or from the process before this one, through systemd's store or an upgrade: those are
+used if the settings still want them. Source of the first two: sd_listen_fds(3), systemd.service(5)
+on `FileDescriptorStoreMax`.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 HTTP, VOSK, ADMIN, AGENT, WYOMING = "http", "vosk", "admin", "agent", "wyoming"
 NAMES = (HTTP, VOSK, ADMIN, AGENT, WYOMING)
 _STORED, _CONNECTION = "stored-", "connection-"
-"""Before the name of what a process of ours has put into systemd's store."""
+"""Prefixes of the names of sockets that a modelserver has put into systemd's store."""
 _FIRST = 3
 """Descriptor that systemd passes (SD_LISTEN_FDS_START)."""
 
@@ -32,12 +32,13 @@ class Inherited:
 
     from_unit: dict[str, socket.socket] = field(default_factory=dict)
     more: list[tuple[str, socket.socket]] = field(default_factory=list)
-    """From a unit as well, under names that it had given to one before."""
+    """Further sockets that a unit has given under names already in use."""
     unnamed: list[socket.socket] = field(default_factory=list)
-    """From a unit as well, under names that mean nothing here."""
+    """Sockets that a unit has given under names that mean nothing here."""
     listening: dict[str, socket.socket] = field(default_factory=dict)
     connections: list[tuple[str, socket.socket]] = field(default_factory=list)
-    """Which wait for their next request, with the names of what they came in by."""
+    """Connections that wait for their next request, with the names of the sockets that accepted
+    them."""
     stored: set[str] = field(default_factory=set)
     """The names under which systemd's store has them."""
 
@@ -45,7 +46,7 @@ class Inherited:
         """Add a socket under the name that it was given on."""
         kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         if kind != socket.SOCK_STREAM:
-            log.warning("socket.ignored", name=name, reason="it is no stream socket")
+            log.warning("socket.ignored", name=name, reason="not a stream socket")
             sock.close()
             return
         sock.setblocking(False)
@@ -64,7 +65,8 @@ class Inherited:
 
     @classmethod
     def from_systemd(cls, environment: MutableMapping[str, str]) -> "Inherited":
-        """What it has passed. The variables are taken away: they are not for our children."""
+        """Return the sockets that systemd has passed. Removes the variables, which are not meant
+        for child processes."""
         pid = environment.pop("LISTEN_PID", "")
         count = environment.pop("LISTEN_FDS", "")
         names = environment.pop("LISTEN_FDNAMES", "").split(":")
@@ -84,12 +86,12 @@ class Inherited:
 
 
 def stored_name(name: str) -> str:
-    """Under which a listening socket is stored."""
+    """Return the name under which a listening socket is stored."""
     return _STORED + name
 
 
 def connection_name(name: str) -> str:
-    """Under which a connection that came in by it is stored."""
+    """Return the name under which a connection is stored that the socket `name` accepted."""
     return _CONNECTION + name
 
 
@@ -103,20 +105,22 @@ class Sockets:
         self.waited_for: set[str] = set()
         """Names of those that were there before this process: their clients may be waiting."""
         self.outlive = bool(inherited.from_unit or inherited.unnamed)
-        """They go on when this process ends; True as well once somebody keeps them."""
+        """True if the sockets stay open when this process ends: a unit or systemd's store keeps
+        them."""
 
     @property
     def connections(self) -> list[tuple[str, socket.socket]]:
-        """As `Inherited` has them."""
+        """Inherited connections (see `Inherited`)."""
         return self._inherited.connections
 
     @property
     def stored(self) -> set[str]:
-        """As `Inherited` has them."""
+        """Names of sockets in systemd's store (see `Inherited`)."""
         return self._inherited.stored
 
     def listen(self, name: str, host: str, port: int) -> socket.socket:
-        """A listening socket's address taken, or the one that there is. Raises `OSError`."""
+        """Return a listening socket at an address: an inherited one, or a new one. Raises
+        `OSError`."""
         sock = self._from_unit(name, port)
         if sock is not None:
             at = sock.getsockname()
@@ -146,7 +150,8 @@ class Sockets:
         return found
 
     def _from_unit(self, name: str, port: int) -> socket.socket | None:
-        """The one of that name; or that port; or, for the public one, whichever is left."""
+        """Return the socket that the unit gave under `name`; or for that port; or, for the public
+        side, any that is left."""
         found = self._inherited.from_unit.pop(name, None)
         if found is not None:
             return found
@@ -197,7 +202,7 @@ def _port_of(sock: socket.socket) -> int:
 
 
 def _is_at(sock: socket.socket, host: str, port: int) -> bool:
-    """The address is the one that is wanted; any port is where 0 is."""
+    """Return whether the socket has the wanted address; 0 stands for any port."""
     if sock.family is socket.AF_UNIX:
         return False
     at = sock.getsockname()

@@ -1,6 +1,6 @@
-"""Tells systemd how the service is: sd_notify(3), by its datagram protocol.
+"""Notifications to systemd about the state of the service: sd_notify(3), by its datagram protocol.
 
-Outside of systemd there is nobody to tell, and nothing is sent.
+Outside of systemd nothing is sent.
 """
 
 import asyncio
@@ -18,14 +18,15 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 _EVERY_S = 1.0
 _EXTEND_BY_S = 30
-"""While a model loads, systemd is asked for this much more time, again and again."""
+"""Seconds by which systemd is asked to extend the start, again and again, while a model loads."""
 _WATCHDOG_SHARE = 0.25
 _LONGEST_FIELD = 800
 _BUSY_S = 1.0
 
 
 class Notifier:
-    """One datagram a message. `socket_path`: what systemd gave us, None for nobody."""
+    """Sender of notifications, one datagram a message. `socket_path`: the path that systemd has
+    set; None outside of systemd."""
 
     def __init__(self, socket_path: str | None, watchdog_s: float | None) -> None:
         self.watchdog_s = watchdog_s
@@ -38,8 +39,8 @@ class Notifier:
 
     @classmethod
     def from_environment(cls) -> "Notifier":
-        """What systemd has set for this process. The variables are taken away: they are not for
-        our children."""
+        """Return the notifier that systemd has set for this process. Removes the variables, which
+        are not meant for child processes."""
         path = os.environ.pop("NOTIFY_SOCKET", None)
         microseconds = os.environ.pop("WATCHDOG_USEC", "")
         pid = os.environ.pop("WATCHDOG_PID", str(os.getpid()))
@@ -48,7 +49,7 @@ class Notifier:
 
     @property
     def listened_to(self) -> bool:
-        """Whether systemd listens."""
+        """True if systemd receives the notifications."""
         return self._socket is not None
 
     def tell(self, **fields: str | int) -> None:
@@ -60,8 +61,9 @@ class Notifier:
             self._socket.send(lines.encode(errors="replace"))
 
     def store(self, name: str, sock: socket.socket) -> bool:
-        """Have systemd keep a socket under that name, and give it to the service when it starts
-        anew (`FileDescriptorStoreMax`; without that it is let go). False where there is nobody."""
+        """Ask systemd to keep a socket under `name`, and to pass it to the service when it restarts
+        (`FileDescriptorStoreMax`; without that, systemd closes it). Return False outside of
+        systemd, or if sending failed."""
         if self._socket is None:
             return False
         self._socket.settimeout(_BUSY_S)  # it must not be lost where systemd is busy
@@ -80,8 +82,8 @@ class Notifier:
         self.tell(FDSTOREREMOVE=1, FDNAME=name)
 
     def until_heard(self, timeout_s: float) -> None:
-        """Wait until all that was said has been taken in: whoever says something and ends at once
-        may not be known any more when it is heard (sd_notify_barrier(3))."""
+        """Wait until systemd has read all notifications: it may not know the sender of one any more
+        if that has exited (sd_notify_barrier(3))."""
         if self._socket is None:
             return
         ours, theirs = os.pipe2(os.O_CLOEXEC)
@@ -115,8 +117,8 @@ def _in_a_field(value: str | int) -> str:
 
 
 async def keep_systemd_informed(service: SpeechService, notifier: Notifier) -> None:
-    """READY when a worker is able for the first time, STATUS in words, WATCHDOG while all is
-    watched over, EXTEND_TIMEOUT while a model loads. For ever."""
+    """Notify systemd, forever: READY when a worker is ready for the first time, STATUS in words,
+    WATCHDOG while all is watched over, EXTEND_TIMEOUT while a model loads."""
     watchdog_s = notifier.watchdog_s
     every_s = min(_EVERY_S, watchdog_s * _WATCHDOG_SHARE) if watchdog_s else _EVERY_S
     ready, said = False, ""

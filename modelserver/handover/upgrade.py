@@ -1,5 +1,8 @@
-"""Starting a successor: `modelserver upgrade`, or SIGUSR2. It gets our sockets, loads its model
-beside ours or after it, and we end; where it cannot, we go on."""
+"""Start of a new process that replaces this one: `modelserver upgrade`, or SIGUSR2.
+
+The new process receives the sockets and loads its model beside this one's or after it; then this
+process exits. If the new one fails, this one continues.
+"""
 
 import asyncio
 import os
@@ -26,7 +29,7 @@ _END_S = 5.0
 
 
 class UpgradeRefused(Refusal):
-    """There is no successor, and all is as it was; the text says why."""
+    """Failure to start a new process; the old one serves as before. The text says why."""
 
     def __init__(self, message: str) -> None:
         super().__init__("not_upgraded", message)
@@ -56,14 +59,14 @@ class Upgrader:
         """Start one; returns its pid once it serves, or waits for us to end. Raises
         `UpgradeRefused`."""
         if self._under_way:
-            raise UpgradeRefused("a successor is being started already")
+            raise UpgradeRefused("an upgrade is in progress already")
         if os.getpid() == 1:
             raise UpgradeRefused(
                 "this server is the first process of a container, which ends with it: start "
                 "another container beside it instead"
             )
         if self._notifier.listened_to:
-            # A main process that is no child of systemd's own is killed at a stop without being
+            # A main process that is not a child of systemd is killed at a stop without being
             # asked first (main_pid_alien, systemd 252).
             raise UpgradeRefused(
                 "systemd runs this server, and keeps its sockets over a restart: systemctl restart "
@@ -105,16 +108,17 @@ class Upgrader:
                 )
                 message, _ = await self._wire.receive()
         except Ended:
-            reason = "it ended before it served; the log has its last words"
+            reason = "the new process exited before it served; see the log for the reason"
             await self._give_up(reason)
         except TimeoutError:
-            await self._give_up(f"it did not serve within {_LONGEST_S / 60:g} min")
+            await self._give_up(f"the new process did not serve within {_LONGEST_S / 60:g} min")
         match message:
             case Ready():
                 log.info("upgrade.completed", pid=pid)
             case MakeWay(needs, left):
                 self.why_after = (
-                    f"{in_units(needs)} are needed for it and {in_units(left)} are left beside us"
+                    f"{in_units(needs)} are needed for the new process and {in_units(left)} are "
+                    "left beside the old one"
                 )
                 log.warning("upgrade.postponed", pid=pid, reason=self.why_after)
             case Failed(reason):
@@ -125,7 +129,7 @@ class Upgrader:
         return pid
 
     async def _give_up(self, reason: str) -> None:
-        """Raises `UpgradeRefused`."""
+        """End the new process and raise `UpgradeRefused`."""
         assert self._wire is not None
         assert self.process is not None
         self._wire.close()
@@ -148,7 +152,8 @@ class Upgrader:
         return True
 
     def abandon(self) -> None:
-        """We end, and it is not to take our place; nothing if it has done so."""
+        """End the new process, because this one exits and is not to be replaced; do nothing if it
+        serves already."""
         if self.process is not None and not self.leaving.is_set():
             log.info("upgrade.abandoned", pid=self.process.pid)
             self.process.terminate()
@@ -166,8 +171,9 @@ def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def _command() -> list[str]:
-    """What this process was started by. A program names its interpreter itself, which after an
-    installation may be another one than this process's; `python -m modelserver` does not."""
+    """Return the command that started this process. A program names its interpreter itself, which
+    may be another one than this process's after an installation; `python -m modelserver` does not.
+    """
     program = sys.orig_argv[1]
     try:
         with Path(program).open("rb") as file:

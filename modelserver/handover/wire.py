@@ -1,5 +1,5 @@
-"""What a server and its successor say to each other, and the sockets that go along: a message a
-packet, on a pair of Unix sockets."""
+"""Messages between a server and the new process that replaces it, and the sockets that go with
+them: a packet per message, on a pair of Unix sockets."""
 
 import array
 import asyncio
@@ -14,32 +14,33 @@ _MOST_SOCKETS = 64
 
 
 class Held(msgspec.Struct, frozen=True, tag="held"):
-    """To the successor, first: what the sockets that come along are for, and how many bytes the
-    one before holds that will be free once it has gone."""
+    """First message to the new process: the purposes of the sockets that come with it, and how many
+    bytes will be free once the old process has exited."""
 
     names: tuple[str, ...]
     bytes: int
 
 
 class Connection(msgspec.Struct, frozen=True, tag="connection"):
-    """To the successor: a connection comes along, which came in by that socket."""
+    """Message to the new process with a connection, and the name of the socket that accepted it."""
 
     name: str
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """From the successor: it serves."""
+    """Message from the new process: it serves."""
 
 
 class MakeWay(msgspec.Struct, frozen=True, tag="make_way"):
-    """From the successor: both do not fit; it begins when the one before has gone."""
+    """Message from the new process: both do not fit into memory; it loads its model when the old
+    one has exited."""
 
     needs_bytes: int
     left_bytes: int
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """From the successor: it cannot serve, and ends."""
+    """Message from the new process: it cannot serve, and exits."""
 
     reason: str
 
@@ -53,7 +54,7 @@ class Ended(Exception):
 
 
 class Wire:
-    """One end of the pair."""
+    """End of the pair of sockets."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -66,7 +67,7 @@ class Wire:
         return cls(ours), theirs
 
     async def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
-        """Raises `Ended`."""
+        """Send a message with sockets. Raises `Ended`."""
         body = msgspec.json.encode(message)
         descriptors = array.array("i", [sock.fileno() for sock in sockets])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if sockets else []
@@ -81,7 +82,7 @@ class Wire:
                 return
 
     async def receive(self) -> tuple[Message, list[socket.socket]]:
-        """The next message. Raises `Ended`."""
+        """Wait for the next message, and return it with its sockets. Raises `Ended`."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         loop.add_reader(self._socket, readable.set)
@@ -100,5 +101,5 @@ class Wire:
         return _decoder.decode(body), [socket.socket(fileno=fd) for fd in descriptors]
 
     def close(self) -> None:
-        """The other side is told by that."""
+        """Close this end, which the other side notices."""
         self._socket.close()

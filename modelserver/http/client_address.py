@@ -9,7 +9,8 @@ from modelserver.settings import ProxySettings
 
 
 def client_address(request: web.BaseRequest, proxies: ProxySettings) -> str:
-    """The address of the client: what the last gateway that is trusted says, or who connected."""
+    """Return the address of the client: the one that the last trusted gateway reports, or the
+    peer's."""
     client = _plain(request.remote or "")
     if not _is_in(client, proxies.trusted):
         return client

@@ -26,10 +26,10 @@ _NO_DESCRIPTORS = (
     b"Content-Length: 0\r\n\r\n"
 )
 _LINGER_S = 600.0
-"""How long what a refused client is still sending is read, and thrown away: many clients read their
-answer only when they have sent all."""
+"""Seconds for which the rest of a rejected request is read and discarded: many clients read the
+answer only after they have sent everything."""
 _UNREAD_MS = 30_000
-"""How long a client may leave an answer unread (tcp(7), TCP_USER_TIMEOUT)."""
+"""Milliseconds for which a client may leave an answer unread (tcp(7), TCP_USER_TIMEOUT)."""
 _LINGER_IDLE_S, _LINGER_LOOK_S = 2.0, 0.5
 
 
@@ -69,27 +69,27 @@ class ClientConnection(RequestHandler):
         ahead = request is not None and request.content.is_eof()
         super().data_received(data)
         if data and (waited or ahead):
-            # Part of a next request's head may be in the parser, and cannot be had back.
+            # Part of a next request's head may be in the parser, which does not return it.
             self._begun = self._request_count == heard or ahead
 
     @property
     def _waits(self) -> bool:
-        """Whether it waits for its next request."""
+        """True if the connection waits for its next request."""
         return self._waiter is not None and not self._waiter.done() and not self._messages
 
     @property
     def halfway(self) -> bool:
-        """Whether it has received a part of its next request's head, and waits for the rest."""
+        """True if a part of the next request's head has arrived, and the rest has not."""
         return self._waits and self._begun
 
     @property
     def is_websocket(self) -> bool:
-        """Whether it is a WebSocket, which brings no further request."""
+        """True if the connection is a WebSocket, which brings no further request."""
         return self._payload_parser is not None
 
     def let_go(self) -> socket.socket | None:
-        """Its socket, if it waits for its next request and has heard nothing of that: what comes
-        from now on is for who has that socket. None, and all as it was, otherwise."""
+        """Detach and return the socket, if the connection waits for its next request and has
+        received nothing of that. Return None, and change nothing, otherwise."""
         transport = self.transport
         if transport is None or transport.is_closing() or not self._waits or self._begun:
             return None
@@ -102,8 +102,8 @@ class ClientConnection(RequestHandler):
         return duplicate
 
     def linger(self) -> None:
-        """After a refusal: aiohttp reads what is still sent until it is over; we end it where
-        nothing comes any more."""
+        """Close the connection after a refusal once the client has stopped sending: aiohttp alone
+        would read until the end of the body."""
         loop = asyncio.get_running_loop()
 
         def look() -> None:

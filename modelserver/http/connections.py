@@ -1,5 +1,7 @@
-"""How many connections there may be: fewer than there are file descriptors, which everything else
-needs too. One too many takes the place of the one that has been idle longest."""
+"""Limit on connections: fewer than there are file descriptors, which everything else needs too.
+
+A connection beyond the limit replaces the one that has been idle longest.
+"""
 
 import resource
 from typing import Protocol
@@ -11,10 +13,10 @@ _SHARE = 0.75
 
 
 class Closable(Protocol):
-    """A connection."""
+    """Connection that can be closed."""
 
     def force_close(self) -> None:
-        """At once; `Connections.closed` is called for it later."""
+        """Close immediately; `Connections.closed` is called later."""
 
 
 class Connections:
@@ -25,7 +27,8 @@ class Connections:
         self.most = most
         self._told_why = told_why
         self.handed_on = False
-        """Another process takes them: one that brings a request all the same is closed after it."""
+        """True once another process accepts the connections: after its next request, a connection
+        here is closed."""
         self._idle: dict[Closable, None] = {}  # the longest idle first
         self._busy: set[Closable] = set()
 
@@ -58,7 +61,7 @@ class Connections:
         self._busy.discard(connection)
 
     def begins(self, connection: Closable) -> None:
-        """A request on it has been read."""
+        """Count a connection as busy: a request on it has been read."""
         if connection in self._idle:
             del self._idle[connection]
             self._busy.add(connection)
@@ -71,6 +74,6 @@ class Connections:
 
 
 def connections_beside(spools: int) -> Connections:
-    """Allow as many as there are descriptors for, beside so many uploads."""
+    """Return a limit that leaves file descriptors for `spools` uploads and for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Connections(max(int(soft * _SHARE) - spools - _TOLD_WHY - _FOR_OTHERS, soft // 4))

@@ -64,7 +64,7 @@ STATUS = {
     "assistant_timeout": 504,
     "deadline_exceeded": 504,
 }
-"""Every code that the API answers with, and its status. Codes are stable."""
+"""Statuses of the codes that the API answers with. Codes are stable."""
 
 
 _HEADERS = {
@@ -109,7 +109,7 @@ class OpenAiErrorDocument(msgspec.Struct):
 
 
 def openai_error(error: Refusal) -> OpenAiErrorDocument:
-    """An error as the clients of OpenAI's API parse it."""
+    """Return an error as the clients of OpenAI's API parse it."""
     match STATUS[error.code]:
         case 401:
             kind = "authentication_error"
@@ -128,7 +128,7 @@ def openai_error(error: Refusal) -> OpenAiErrorDocument:
 def error_response(
     error: Refusal, request_id: str, path: str = "", document: object = None
 ) -> web.Response:
-    """The error document, as it is written at that path, or the one that is given."""
+    """Return the error document in the form of that path, or the given one."""
     headers = _HEADERS.get(error.code, {}) | error.headers
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
@@ -142,7 +142,7 @@ def error_response(
 def json_response(
     document: object, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """Any document as UTF-8 JSON, without escapes where none are needed."""
+    """Return `document` as a UTF-8 JSON response, without needless escapes."""
     try:
         body = msgspec.json.encode(document)
     except UnicodeEncodeError:  # a path that is not UTF-8 is in it
@@ -164,8 +164,8 @@ def _as_unicode(value: Any) -> Any:
 
 
 def failed() -> Refusal:
-    """Return what a client is told of an exception that is not expected."""
-    return Refusal("internal", "the server failed; its log says how")
+    """Return the error for a client after an unexpected exception."""
+    return Refusal("internal", "internal error: the server's log has the details")
 
 
 def close_reason(text: str) -> bytes:
@@ -174,7 +174,7 @@ def close_reason(text: str) -> bytes:
 
 
 def refusal_of(error: Exception) -> Refusal | None:
-    """Return what a client is told of an exception that is expected; None for one that is not."""
+    """Return the error for a client after an expected exception; None for an unexpected one."""
     match error:
         case Refusal() if error.code in STATUS:
             return error
@@ -186,7 +186,7 @@ def refusal_of(error: Exception) -> Refusal | None:
             allowed = ", ".join(sorted(error.allowed_methods))
             return Refusal(
                 "method_not_allowed",
-                f"{error.method} is not taken at this path; {allowed} is",
+                f"{error.method} is not allowed at this path: use {allowed}",
                 headers={"Allow": allowed},
             )
         case web.HTTPRequestEntityTooLarge():

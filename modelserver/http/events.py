@@ -11,7 +11,7 @@ from modelserver.http.origins import allowed_origin, cors_headers
 
 MEDIA_TYPE = "text/event-stream"
 WRITE_S = 20.0
-"""How long a client may leave unread what is sent to it."""
+"""Seconds for which a client may leave events unread."""
 
 
 class EventStream:

@@ -13,8 +13,8 @@ from modelserver.http.connections import Connections
 from modelserver.serving.counters import Traffic
 
 _RECEIVE_BUFFER_BYTES = 128 * 1024
-"""What the kernel holds for each connection before the server reads it: with many uploads at once
-this, and not the uploads' size, is what the supervisor's memory depends on."""
+"""Bytes that the kernel holds for each connection before the server reads them: with many uploads
+at once the supervisor's memory depends on this, not on the size of the uploads."""
 
 _CLEANUP_S = 2.0
 BACKLOG = 1024
@@ -22,7 +22,8 @@ BACKLOG = 1024
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket's address taken, or `OSError`; it accepts once it is served."""
+    """Return a socket that is bound to an address, and accepts once it is served. Raises
+    `OSError`."""
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -66,7 +67,8 @@ class HttpServer:
         give_up: bool,
         name: str = "",
     ) -> None:
-        """`name`: of the socket, for whoever it is handed over to."""
+        """Serve `app` on a socket. `give_up`: cancel a request whose client has disconnected;
+        `name`: of the socket, for a process to which it is handed over."""
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=give_up, shutdown_timeout=_CLEANUP_S
         )
@@ -77,7 +79,7 @@ class HttpServer:
         self.name = name
 
     async def start(self) -> None:
-        """Accept connections."""
+        """Start accepting connections."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         create = (
@@ -98,12 +100,12 @@ class HttpServer:
             await loop.connect_accepted_socket(self._connection, sock)
 
     def hand_on(self) -> None:
-        """Another process takes the connections: see `Connections.handed_on`."""
+        """Hand further connections over to another process: see `Connections.handed_on`."""
         self._connections.handed_on = True
 
     def let_go(self) -> Iterator[socket.socket]:
-        """Every connection that waits for its next request, for another process to serve: it is
-        none of ours any more."""
+        """Detach and yield the connections that wait for their next request, for another process to
+        serve."""
         for connection in self.connections():
             if (sock := connection.let_go()) is not None:
                 yield sock
@@ -115,8 +117,9 @@ class HttpServer:
         return [one for one in there if isinstance(one, ClientConnection)]
 
     def stop_accepting(self) -> None:
-        """New connections are refused by the kernel, unless somebody else holds the socket too:
-        then they wait for him. Those that are open stay."""
+        """Close the listening socket; open connections stay. The kernel then refuses new
+        connections, unless another process holds the socket too: then they wait for that process.
+        """
         if self._listener is not None:
             self._listener.close()
             self._listener = None

@@ -1,4 +1,5 @@
-"""What happens to every request: an id, one log event, and errors made into documents."""
+"""Steps that every request passes: an id, authentication, one log event, and errors made into
+documents."""
 
 import contextlib
 import re
@@ -31,20 +32,20 @@ from modelserver.web import PAGES
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
 REQUEST_ID = web.RequestKey("request_id", str)
-"""Where a handler finds the request's id."""
+"""The id of the request."""
 
 NOTES = web.RequestKey("notes", dict[str, object])
-"""What the log shall say of the request beside what is said of all."""
+"""Fields that the handler adds to the log event of the request."""
 
 CLIENT = web.RequestKey("client", str)
 """The client's address, behind gateways that are trusted."""
 
 KEY_NAME = web.RequestKey("key_name", str)
-"""Whose key it came with; not there where none is needed."""
+"""Name of the request's key; missing if none is needed."""
 
 NOT_ALLOWED = web.RequestKey("not_allowed", NotAllowed)
-"""Why a page's stream is to be refused once its handshake is made: a browser tells the page nothing
-of one that is refused before."""
+"""Error with which a page's stream is to be closed after its handshake: a browser hides from the
+page why a handshake failed."""
 
 CLIENT_SECRET = web.RequestKey("client_secret", ClientSecret)
 """The secret that a session of OpenAI's Realtime API came with instead of a key."""
@@ -152,7 +153,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 async def note_begun(request: web.Request, response: web.StreamResponse) -> None:
-    """For `Application.on_response_prepare`: remember that an answer is under way."""
+    """Remember that an answer has begun (for `Application.on_response_prepare`)."""
     request[BEGUN] = response
 
 
@@ -191,7 +192,7 @@ async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
             error = refusal_of(exception)
             status, code = (STATUS[error.code], error.code) if error else (500, "internal")
             serving.set_attributes({"http.response.status_code": status, "error.type": code})
-            if status >= 500:  # others are no failure of ours
+            if status >= 500:  # others are the client's errors
                 fail(serving, code, str(exception))
             failed = exception
         else:
@@ -238,8 +239,8 @@ def signed(response: web.StreamResponse, request_id: str) -> web.StreamResponse:
 
 
 async def expect_continue(request: web.Request) -> web.Response | None:
-    """`Expect` on a route that takes no body, or takes it whatever it is: 100 is said at once, and
-    only to who can understand it (RFC 9110, 10.1.1)."""
+    """Answer `Expect` on a route without a body, or with one of any kind: sends 100 immediately, if
+    the client can understand it (RFC 9110, 10.1.1)."""
     if (refusal := unknown_expectation(request)) is not None:
         return refusal
     await say_continue(request)
@@ -247,19 +248,22 @@ async def expect_continue(request: web.Request) -> web.Response | None:
 
 
 async def say_continue(request: web.Request) -> None:
-    """100, to a client that expects it."""
+    """Send 100 to a client that expects it."""
     if "Expect" in request.headers and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # it is no part of the answer
+        request.writer.output_size = 0  # it does not belong to the answer
 
 
 def unknown_expectation(request: web.Request) -> web.Response | None:
-    """The answer to an `Expect` that nobody knows; None if it is the one that there is."""
+    """Return the answer to an unknown `Expect`; None for the known one."""
     expected = request.headers.get("Expect", "")
     if expected.lower() == "100-continue":
         return None
     request_id = request_id_of(request)
-    error = Refusal("expectation_failed", f"nothing is known of the expectation {expected[:60]!r}")
+    error = Refusal(
+        "expectation_failed",
+        f"unknown expectation {expected[:60]!r}: only 100-continue is supported",
+    )
     response = error_response(error, request_id)
     response.force_close()
     signed(response, request_id)
@@ -268,13 +272,14 @@ def unknown_expectation(request: web.Request) -> web.Response | None:
 
 
 def _route(request: web.Request) -> str:
-    """The route's own pattern, of which there are few; a path may be anything."""
+    """Return the pattern of the route, of which there are few; a path may be anything."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "none"
 
 
 def request_id_of(request: web.Request) -> str:
-    """The client's or gateway's own, if it is one that can be written anywhere; else a new one."""
+    """Return the request id of the client or gateway, if it consists of harmless characters; else a
+    new one."""
     given = request.headers.get("X-Request-ID", "")
     return given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
 

@@ -1,7 +1,8 @@
-"""Which web pages may use a server from a visitor's browser, by the Origin and Host headers.
+"""Web pages that may use a server from a visitor's browser, by the Origin and Host headers.
 
-A page elsewhere cannot read an answer without CORS, but it can send forms and open WebSockets, and
-a page whose name is pointed at this machine (DNS rebinding) counts as ours for the browser.
+A page of another site cannot read an answer without CORS, but it can send forms and open
+WebSockets, and for the browser a page whose name is pointed at this machine (DNS rebinding) belongs
+to this server.
 """
 
 import ipaddress

@@ -30,7 +30,7 @@ class _File:
 
 
 def add_pages(app: web.Application) -> None:
-    """Their routes. They say nothing that needs a key."""
+    """Add the routes of the pages. They contain nothing that needs a key."""
     for path, name in PAGES.items():
         app.router.add_get(path, page(name), expect_handler=expect_continue)
 

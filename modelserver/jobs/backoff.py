@@ -12,9 +12,9 @@ class Backoff:
     longest_s: float = 60.0
     failures: int = 0
     since: float = 0.0
-    """When the first failure came, of those in a row."""
+    """Time of the first failure of the current series."""
     until: float = 0.0
-    """No attempt before then."""
+    """Time of the next attempt, at the earliest."""
 
     def failed(self, now: float, least_s: float = 0.0) -> float:
         """Count a failure; returns the seconds until the next attempt, at least `least_s`."""

@@ -1,10 +1,13 @@
-"""Whether the clock was set. Jobs are expired and reported by the time of day, which outlives the
-server; a machine without a clock of its own learns it minutes after its start."""
+"""Detection of changes to the clock.
+
+Jobs are expired and reported by the time of day, which outlives the server; a machine without a
+battery-backed clock learns it minutes after its start.
+"""
 
 import time
 
 _NOTABLE_S = 30.0
-"""By less it is only adjusted."""
+"""Seconds of a change that counts; smaller ones are adjustments."""
 
 
 class SetClock:
@@ -14,13 +17,13 @@ class SetClock:
         self._difference = _difference()
 
     def set_by(self) -> float:
-        """Seconds by which it was set since the last question; 0 if it was not."""
+        """Return the seconds by which the clock was set since the last call; 0 if it was not."""
         before, self._difference = self._difference, _difference()
         moved = self._difference - before
         return moved if abs(moved) > _NOTABLE_S else 0.0
 
     def now(self) -> float:
-        """The time of day, by the clock as it was at the last question."""
+        """Return the time of day, by the clock as it was at the last `set_by`."""
         return self._difference + _since_start()
 
 

@@ -9,7 +9,7 @@ from modelserver.settings import JobSettings
 from supervisor import NotReady, QueueFull, Spool, SpoolFull, SpoolLimits, SpoolStore, in_units
 
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
-"""On the disk, beside what jobs may hold of it."""
+"""Bytes that must stay free on the disk."""
 _QUEUE_LATER_S, _ROOM_LATER_S = 10.0, 30.0
 
 
@@ -24,7 +24,8 @@ class Room:
     def __init__(
         self, settings: JobSettings, unfinished: Callable[[], int], held_bytes: Callable[[], int]
     ) -> None:
-        """`unfinished`: how many jobs are; `held_bytes`: what all jobs hold on the disk now."""
+        """Share out the disk of `settings`. `unfinished`: returns the number of unfinished jobs;
+        `held_bytes`: returns the bytes that all jobs hold on the disk."""
         self._settings = settings
         self._unfinished, self._held_bytes = unfinished, held_bytes
         self._spools = SpoolStore(SpoolLimits(0, 0, settings.directory))
@@ -53,7 +54,7 @@ class Room:
         unfinished = self._unfinished() + len(self._arriving)
         if unfinished >= self._settings.queue:
             raise QueueFull(
-                f"{unfinished} jobs are unfinished, no more are allowed (jobs.queue)",
+                f"{unfinished} jobs are unfinished, the limit (jobs.queue): try again later",
                 _QUEUE_LATER_S,
             )
         promised = sum(max(size, spool.size) for spool, (_, size) in self._arriving.items())
@@ -61,13 +62,13 @@ class Room:
         if room <= 0 or size > room:
             wanted = f" of {in_units(size)}" if size else ""
             raise SpoolFull(
-                f"no space left to keep the job's audio{wanted}: {in_units(max(0, room))} may be "
+                f"no space is left for the job's audio{wanted}: {in_units(max(0, room))} may be "
                 f"used where jobs are stored (jobs.disk is {in_units(self._settings.disk)})",
                 _ROOM_LATER_S,
             )
 
     def _bytes(self) -> int:
-        """What the audio of jobs that arrive may have, all together. Raises
+        """Return the bytes that the audio of arriving jobs may have in total. Raises
         `supervisor.NotReady`."""
         directory = self._settings.directory
         try:

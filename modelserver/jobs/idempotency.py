@@ -31,7 +31,7 @@ class Repeats:
     """Requests that were repeated, of all owners. Calls raise `supervisor.PoolError`."""
 
     def __init__(self, do: Callable[[Callable[[JobStore], Any]], Awaitable[Any]]) -> None:
-        """`do`: has the store do something, in its thread."""
+        """Look up requests in the store. `do`: runs a function with the store, in its thread."""
         self._do = do
         self._arriving: set[tuple[str, str]] = set()
 
@@ -50,11 +50,11 @@ class Repeats:
             self._arriving.discard((owner, key))
 
     async def known(self, owner: str, key: str) -> bool:
-        """A job was made with this key before, and has not been forgotten."""
+        """Return whether a job was created with this key, and still exists."""
         return await self._do(lambda store: store.repeated(owner, key)) is not None
 
     async def same(self, owner: str, repeat: Repeat) -> Job | None:
-        """The job that was made of the same request before; None if there is none, or it has been
+        """Return the job that an identical request created; None if there is none, or it has been
         deleted. Raises `NotTheSame`."""
 
         def look(store: JobStore) -> Job | None:

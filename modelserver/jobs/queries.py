@@ -14,7 +14,7 @@ _TIME_OF_ID = re.compile(r"-([0-9a-f]{11})[0-9a-f]{10}")
 
 
 class UnknownCursor(Refusal):
-    """A list cannot go on there: it is neither a job's id nor what an earlier list said."""
+    """Refusal of a cursor that is neither a job's id nor from an earlier list."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -46,8 +46,8 @@ class JobReadings:
     def listed(
         self, owner: str | None, state: State | None, before: str | None, limit: int
     ) -> list[Job]:
-        """The newest first, after the one that the cursor `before` names, whether or not it is
-        still there; `owner`: None for all. Raises `UnknownCursor`."""
+        """Return the newest jobs first, after the one that the cursor `before` names, even if that
+        is deleted; `owner`: None for all. Raises `UnknownCursor`."""
         wanted: dict[str, object] = {}
         if owner is not None:
             wanted["owner = ?"] = owner
@@ -89,7 +89,7 @@ class JobReadings:
         return int(row[0])
 
     def unfinished(self) -> list[Job]:
-        """In the order in which they came."""
+        """Return the unfinished jobs in the order in which they arrived."""
         return [job_of(row) for row in self._unfinished_rows()]
 
     def _unfinished_rows(self) -> Iterable[tuple[Any, ...]]:

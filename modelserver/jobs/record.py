@@ -27,8 +27,8 @@ class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is to be done. `model`, `language`: of `ModelRegistry.find`; `warnings`: what was said
-    of the request."""
+    """Request of a job. `model`, `language`: of `ModelRegistry.find`; `warnings`: about the
+    request."""
 
     speech: SpeechRequest
     shown: Shown = Shown()
@@ -38,8 +38,8 @@ class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of the message that it is over. `attempts`: how many were begun; `next_at`: when the next is
-    due (Unix time); "delivered" and "given_up" are final."""
+    """Delivery of the message that the job has ended. `attempts`: how many were begun; `next_at`:
+    when the next is due (Unix time); "delivered" and "given_up" are final."""
 
     url: str
     state: Literal["waiting", "delivered", "given_up"] = "waiting"
@@ -48,8 +48,8 @@ class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One of them. Times are Unix times; `seconds`: of audio, a guess until it is done; `owner`:
-    the name of the key it came with, or empty."""
+    """Job as it is stored. Times are Unix times; `seconds`: of audio, a guess until it is decoded;
+    `owner`: the name of the key that created it, or empty."""
 
     id: str
     owner: str
@@ -70,12 +70,13 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def over(self) -> bool:
-        """Whether it has a transcript, or has failed."""
+        """True if the job has a transcript, or has failed."""
         return self.state not in UNFINISHED
 
 
 class Repeat(msgspec.Struct, frozen=True):
-    """Of a request that may come again: its Idempotency-Key, and a hash of all that it asks."""
+    """Identity of a request that may be repeated: its Idempotency-Key, and a hash of its parameters
+    and audio."""
 
     key: str
     fingerprint: str

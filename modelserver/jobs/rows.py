@@ -24,8 +24,8 @@ def readable(row: tuple[Any, ...]) -> bool:
 
 
 def job_of(row: tuple[Any, ...]) -> Job:
-    """The job of a row of `COLUMNS`, and of its speech where that was asked for too; a failed one
-    where the row cannot be read."""
+    """Return the job of a row of `COLUMNS`, with its speech if the row includes it; a failed job if
+    the row cannot be read."""
     try:
         return _read(row)
     except (msgspec.DecodeError, TypeError, ValueError):

@@ -61,7 +61,7 @@ _NETWORK = {"9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "nfs", 
 
 
 class InUse(Exception):
-    """Another server has this directory."""
+    """Failure to open a directory that another server uses."""
 
 
 class Damaged(Exception):
@@ -109,7 +109,7 @@ def open_database(file: Path) -> sqlite3.Connection:
 
 
 def version_of(file: Path) -> int:
-    """The version of a database that another server may be using. Raises `sqlite3.Error`."""
+    """Return the version of a database that another server may be using. Raises `sqlite3.Error`."""
     db = sqlite3.connect(file)
     try:
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -119,7 +119,7 @@ def version_of(file: Path) -> int:
 
 
 def of_another_version(version: int) -> str:
-    """Why a database of that version is not used."""
+    """Return the reason why a database of another version is not used."""
     return f"it is of another version of this program ({version})"
 
 
@@ -132,7 +132,7 @@ def host_of(url: str | None) -> str:
 
 
 def filesystem_of(directory: Path) -> str:
-    """The kind of file system that a directory is on, as the kernel calls it."""
+    """Return the kind of file system that a directory is on, by the kernel's name."""
     found, path = "", directory.resolve()
     for mount in sorted(psutil.disk_partitions(all=True), key=lambda one: len(one.mountpoint)):
         if path.is_relative_to(mount.mountpoint):

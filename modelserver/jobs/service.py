@@ -1,4 +1,4 @@
-"""Jobs as a service, without HTTP: taken in, looked up, forgotten, told of when they are over."""
+"""Job service, without HTTP: accepts, finds and deletes jobs, and reports their ends."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ _TIDY_S = 30.0
 _TIDY_AGAIN_S = 1.0
 _OPEN_AGAIN_S = 0.2
 _OPENING_S = 1.0
-"""For so long a request waits for the directory."""
+"""Seconds for which a request waits for the directory to open."""
 _NO_NAME = re.compile("[^A-Za-z0-9.]+")
 
 
@@ -40,12 +40,12 @@ Result = TypeVar("Result")
 
 
 class JobService:
-    """Use as `async with`, inside the `SpeechService`'s. Where the directory cannot be used jobs
-    are refused, and `problem` says why; all else goes on."""
+    """Service for jobs. Use as `async with`, inside the `SpeechService`'s. If the directory cannot
+    be used, jobs are refused and `problem` says why; the rest of the server works."""
 
     def __init__(self, service: SpeechService, body_of: Callable[[Job, int], bytes]) -> None:
-        """`body_of`: the message that a job is over, and its attempt's number. Raises
-        `SecretUnreadable`."""
+        """Prepare the service. `body_of`: returns the message that a job has ended, given the
+        number of the attempt. Raises `SecretUnreadable`."""
         settings = self._settings = service.settings.jobs
         self._service = service
         self.url_hosts = AllowedHosts(settings.url_hosts, "jobs.url_hosts")
@@ -78,7 +78,7 @@ class JobService:
         if self._settings.queue:
             self._tasks.keep("jobs", self._live)
         else:
-            self.problem = "no jobs are taken (jobs.queue is 0)"
+            self.problem = "jobs are disabled (jobs.queue is 0)"
             self._waited_for.set()
         return self
 
@@ -89,7 +89,7 @@ class JobService:
         await self._webhooks_client.__aexit__()
 
     async def pause(self) -> None:
-        """Work on none any more, and have nobody follow one: the server is about to end."""
+        """Stop working on jobs, and end requests that follow one: the server is about to exit."""
         await self.work.pause()
 
     async def opened(self) -> None:
@@ -104,7 +104,7 @@ class JobService:
         return self._usage.one_more()
 
     async def hand_over(self, timeout_s: float) -> None:
-        """Another server takes the jobs from here, once who uses them now has his answer."""
+        """Hand the jobs over to another server, after the requests that use them now."""
         await self.pause()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -142,8 +142,9 @@ class JobService:
         request_id: str,
         traceparent: str = "",
     ) -> tuple[Job, bool]:
-        """A job for what is in the spool, on the disk when this returns; False with the one that
-        was made of the same request before. Raises `supervisor.PoolError` or `NotTheSame`."""
+        """Create a job from the contents of a spool; it is on the disk when this returns. Return it
+        and True, or False with the job that an identical request created before. Raises
+        `supervisor.PoolError` or `NotTheSame`."""
         now = time.time()
         job = Job(
             id=f"{self.name}-{int(now * 1000):011x}{secrets.token_hex(5)}",
@@ -182,8 +183,8 @@ class JobService:
     async def listed(
         self, owner: str | None, state: State | None, before: str | None, limit: int
     ) -> tuple[list[Job], str | None]:
-        """At most `limit` jobs, the newest first, after the one that `before` names; and what to
-        give as `before` for those that follow, if there are any. `owner`: None for all. Raises
+        """Return at most `limit` jobs, the newest first, after the one that `before` names; and the
+        value of `before` for the next page, if there is one. `owner`: None for all. Raises
         `supervisor.PoolError` or `UnknownCursor`."""
 
         def look(store: JobStore) -> tuple[list[Job], str | None]:
@@ -204,7 +205,7 @@ class JobService:
 
     @property
     def held_bytes(self) -> int:
-        """On the disk."""
+        """Bytes of jobs on the disk."""
         return self._store.held_bytes
 
     # --- the life of the store ------------------------------------------------------------------

@@ -40,12 +40,12 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 _SUFFIX = ".audio"
 _FORGOTTEN_AT_ONCE = 20
 _PAGES_AT_ONCE = 16384
-"""Of the database, given back to the disk in one go: some 64 MiB."""
+"""Pages of the database that are returned to the disk at once: some 64 MiB."""
 
 
 class JobStore(JobReadings):
-    """All of it. Calls raise `sqlite3.Error` where the disk does not let them, and `SpoolFull`
-    where it is full."""
+    """Store of all jobs. Methods raise `sqlite3.Error` if the disk fails, and `SpoolFull` if it is
+    full."""
 
     def __init__(self, directory: Path) -> None:
         """Makes the directory, and takes it. Raises `InUse`, `Damaged` or `OSError`."""
@@ -118,7 +118,8 @@ class JobStore(JobReadings):
             )
 
     def begin_pieces(self, job_id: str, pieces_of: str) -> dict[int, RecognisedPiece]:
-        """What is known of it, if it was cut and heard in the same way (`pieces_of`)."""
+        """Return the stored pieces of a job if it was cut and recognised in the same way
+        (`pieces_of`); delete them otherwise."""
         row = self._db.execute("SELECT pieces_of FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is not None and row[0] == pieces_of:
             found = self._db.execute("SELECT number, heard FROM pieces WHERE job = ?", (job_id,))
@@ -165,7 +166,7 @@ class JobStore(JobReadings):
         return changed > 0
 
     def remove(self, job_ids: Iterable[str]) -> None:
-        """Forget them."""
+        """Delete jobs, with their audio and results."""
         gone = list(job_ids)
         held = [self._held.of(job_id) for job_id in gone]
         with self._change() as db:
@@ -205,8 +206,8 @@ class JobStore(JobReadings):
         return int(free)
 
     def attempt(self, job_id: str, next_at: float) -> Delivery | None:
-        """Its message is about to be sent; the next time, if that is needed, is `next_at`. None
-        where it is not to be sent any more."""
+        """Count an attempt to deliver the job's message; `next_at`: when the next one is due if
+        this one fails. Return None if there is nothing more to send."""
         with self._change() as db:
             db.execute(
                 "UPDATE jobs SET attempts = attempts + 1, next_at = ? "
@@ -226,8 +227,7 @@ class JobStore(JobReadings):
             )
 
     def move(self, seconds: float, now: float) -> None:
-        """The clock was set by so much: all that has happened, and what is due, is so by the new
-        time."""
+        """Shift all times of jobs by `seconds`, by which the clock was set."""
         with self._change() as db:
             db.execute(
                 "UPDATE jobs SET created = min(created + :by, :now), "
@@ -255,7 +255,7 @@ class JobStore(JobReadings):
         return self._held.finished_bytes
 
     def largest_owner(self) -> str:
-        """The owner whose finished jobs hold the most. There must be one."""
+        """Return the owner whose finished jobs hold the most bytes. There must be one."""
         return self._held.largest_owner()
 
     # --- inside ---------------------------------------------------------------------------------
@@ -273,8 +273,8 @@ class JobStore(JobReadings):
             raise
 
     def _tidy(self) -> None:
-        """What a server that was killed has left: audio that no job needs, jobs that were being
-        worked on, and jobs that cannot be read, which fail."""
+        """Clean up after a server that was killed: delete audio that no job needs, queue jobs again
+        that were running, and fail jobs that cannot be read."""
         with self._change() as db:
             db.execute("UPDATE jobs SET state = 'waiting' WHERE state = 'running'")
             lost = db.execute(

@@ -45,8 +45,8 @@ class StoreThread:
         return call(store)
 
     def now(self) -> float:
-        """The time of day, by the clock that what is stored goes by: the same all through a call,
-        even if it is set meanwhile."""
+        """Return the time of day, by the clock of the stored times: the same throughout a call,
+        even if the clock is set meanwhile."""
         return self._clock.now()
 
     @property

@@ -1,4 +1,4 @@
-"""What jobs hold on the disk: read once, and counted as it changes."""
+"""Totals of jobs on the disk: read once, then counted as they change."""
 
 import sqlite3
 from collections import Counter
@@ -37,11 +37,11 @@ class Held:
         return found
 
     def added(self, size: int) -> None:
-        """A job has come, with so many bytes of audio."""
+        """Count a new job with `size` bytes of audio."""
         self.audio_bytes += size
 
     def changed(self, before: Row | None, after: Row | None) -> None:
-        """A job has become another; None where it was not there, or is gone."""
+        """Count a change of a job; None stands for a job that does not exist."""
         for row, sign in ((before, -1), (after, 1)):
             if row is not None:
                 owner, audio, finished = row
@@ -52,5 +52,5 @@ class Held:
                     del self._finished_of[owner]
 
     def largest_owner(self) -> str:
-        """The owner whose finished jobs hold the most. There must be one."""
+        """Return the owner whose finished jobs hold the most bytes. There must be one."""
         return self._finished_of.most_common(1)[0][0]

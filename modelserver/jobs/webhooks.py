@@ -1,8 +1,5 @@
-"""The message that a job is over, to whoever asked for it: signed, and sent again until it is
-taken.
-
-Source of headers and signature: Standard Webhooks 1.0 (standardwebhooks.com).
-"""
+"""Webhooks: signed messages that a job has ended, sent again until they are accepted. Source of
+headers and signature: Standard Webhooks 1.0 (standardwebhooks.com)."""
 
 import asyncio
 import base64
@@ -48,12 +45,12 @@ class SecretUnreadable(Exception):
 
 
 def read_secrets(file: Path) -> list[bytes]:
-    """One a line, as "whsec_" and base64, or as plain text; all of them sign, so that one can be
-    exchanged. Raises `SecretUnreadable`."""
+    """Read the secrets, one a line, as "whsec_" and base64, or as plain text; all of them sign, so
+    that one can be replaced. Raises `SecretUnreadable`."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise SecretUnreadable(f"{file} cannot be read: {reason}") from error
     secrets = []
     for line in filter(None, map(str.strip, lines)):
@@ -61,7 +58,7 @@ def read_secrets(file: Path) -> list[bytes]:
             coded = line.startswith(_PREFIX)
             secret = base64.b64decode(line[len(_PREFIX) :], validate=True) if coded else b""
         except binascii.Error as error:
-            raise SecretUnreadable(f"{file}: what follows {_PREFIX} is no base64") from error
+            raise SecretUnreadable(f"{file}: what follows {_PREFIX} is not base64") from error
         secrets.append(secret or line.encode())
     if not secrets:
         raise SecretUnreadable(f"{file} is empty")
@@ -85,24 +82,26 @@ def signed_headers(
 
 
 def wait_before(attempt: int) -> float:
-    """Seconds from one attempt, counted from 1, to the next."""
+    """Return the seconds from one attempt, counted from 1, to the next."""
     return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * _GROWTH ** min(attempt - 1, 20))
 
 
 class Hosts:
-    """How many messages each host gets at once, and when again after failures. Hosts that have
-    failed have half of the slots at most, so that they never hold up the others."""
+    """Limits for each host: messages at once, and the time of the next attempt after failures.
+    Hosts that have failed share half of the slots at most, so that they never hold up the others.
+    """
 
     def __init__(self) -> None:
         self._sending: Counter[str] = Counter()
         self._backoffs: dict[str, Backoff] = {}
 
     def begins(self, host: str) -> None:
-        """A message is sent to it."""
+        """Count a message that is being sent to `host`."""
         self._sending[host] += 1
 
     def ended(self, host: str, now: float, *, taken: bool, retry_after_s: float | None) -> None:
-        """The message was `taken`, or it failed; the host asked for `retry_after_s` of peace."""
+        """Count a message as `taken` or failed; `retry_after_s`: seconds that the host asked to
+        wait."""
         self._sending[host] -= 1
         if not self._sending[host]:
             del self._sending[host]
@@ -124,7 +123,7 @@ class Hosts:
         return sorted(full | back | (suspects & self._sending.keys()))
 
     def next_s(self, now: float) -> float:
-        """Seconds until the next may be asked again."""
+        """Return the seconds until the next host may be tried again."""
         return min(
             (one.until - now for one in self._backoffs.values() if one.until > now),
             default=_LONGEST_WAIT_S,
@@ -152,7 +151,8 @@ class Webhooks:
         settings: Callable[[], JobSettings],
         body_of: Callable[[Job, int], bytes],
     ) -> None:
-        """`body_of`: the message of a job, and of the attempt with that number."""
+        """Send the messages of the store's jobs. `body_of`: returns the message of a job, and of
+        the attempt with that number."""
         self._store, self._client = store, client
         self._settings, self._body_of = settings, body_of
         self._some = asyncio.Event()
@@ -183,7 +183,7 @@ class Webhooks:
             await asyncio.gather(*sending, return_exceptions=True)
 
     async def _begin_those_due(self) -> float:
-        """Seconds until the next may be due."""
+        """Begin the attempts that are due; return the seconds until the next may be."""
         while (free := self._hosts.free()) > 0:
             closed = self._hosts.closed(time.monotonic())
             now, most = self._store.now(), free + len(self._sending)
@@ -253,7 +253,8 @@ class Webhooks:
     async def _attempt(
         self, job: Job, delivery: Delivery, settings: JobSettings
     ) -> tuple[str | None, float | None]:
-        """None if it was taken, or why not; and for how many seconds the host wants no more."""
+        """Send the message once. Return None if it was accepted, or why not; and the seconds for
+        which the host asked to wait."""
         try:
             secrets = read_secrets(Path(settings.webhook_secret_file))
             whole = await self._store.do(lambda store: store.get(job.id, speech=True))
@@ -271,8 +272,8 @@ class Webhooks:
 
 
 def retry_after(text: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, a number or a date, up to an hour (RFC 9110,
-    10.2.3); None for anything else."""
+    """Return the seconds that a Retry-After header asks for, a number or a date, up to an hour (RFC
+    9110, 10.2.3); None for anything else."""
     if text is None:
         return None
     seconds = None

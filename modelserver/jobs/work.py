@@ -1,7 +1,7 @@
-"""Working through the jobs: whose turn it is, and one job from its audio to its transcript.
+"""Work on jobs: their order, and one job from its audio to its transcript.
 
-They are heard in the background of whatever else the workers do, in pieces whose results are
-stored: after the server has ended, however it did, a job goes on after its last finished piece.
+Jobs run in the background of other work, in pieces whose results are stored: after a restart or a
+crash, a job continues after its last finished piece.
 """
 
 import asyncio
@@ -46,18 +46,18 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 _LATER = (
     NotReady, QueueFull, Draining, MemoryPressure, ResourceExhausted, SpoolFull, DeadlineExceeded,
 )  # fmt: skip
-"""What is no fault of the job's: it waits, and is tried again."""
+"""Errors that are not the job's fault: the job waits, and is tried again."""
 _MODEL_LATER = (NotReady, QueueFull, Draining, MemoryPressure)
-"""What is the model's fault: its other jobs would get the same."""
+"""Errors of the model: its other jobs would meet the same."""
 _DISK_LATER_S = 15.0
 _TRIED_S = 24 * 3600.0
 """A job that can only wait fails after that."""
 _SHARE_OF_ONE, _SHARE_OF_ALL = 2, 4
-"""How many pieces are heard at once for each worker: of one owner's jobs, and of all."""
+"""Pieces recognised at once for each worker: of one owner's jobs, and of all."""
 
 
 def longest_audio_s(settings: Settings) -> float:
-    """The longest recording that a job may have, in seconds."""
+    """Return the longest recording that a job may have, in seconds."""
     return max(settings.limits.audio_s, settings.jobs.audio_s)
 
 
@@ -70,7 +70,7 @@ class _Known:
 
     job: Job
     weight: int
-    """Pieces of it that are heard at once."""
+    """Pieces of the job that are recognised at once."""
     model: "_Model"
     backoff: Backoff = field(default_factory=Backoff)
     task: asyncio.Task[None] | None = None
@@ -90,7 +90,7 @@ class _Model:
     backoff: Backoff = field(default_factory=Backoff)
 
     def next(self, now: float) -> _Known | None:
-        """The next one that there is room for."""
+        """Return the next job for which there is a free slot; None if there is none."""
         if self.backoff.failures and (now < self.backoff.until or self.running):
             return None  # one at a time finds out whether the model is back
         if self.running and sum(k.weight for k in self.running) >= _SHARE_OF_ALL * self.slots:
@@ -107,12 +107,12 @@ class _Model:
 
 
 class JobWork:
-    """All unfinished jobs. Owners have their turns fairly, by the audio that they bring."""
+    """Work on all unfinished jobs. Owners take turns fairly, by the amount of audio."""
 
     def __init__(
         self, service: SpeechService, store: StoreThread, ended: Callable[[], None]
     ) -> None:
-        """`ended`: called when one is over."""
+        """Work on the jobs of `store`. `ended`: called when a job has ended."""
         self._service, self._store, self._ended = service, store, ended
         self._known: dict[str, _Known] = {}
         self._models: dict[str, _Model] = {}
@@ -151,18 +151,19 @@ class JobWork:
         return self._service.models.find(wanted.model, wanted.language, wanted.speech.phrases)
 
     def position(self, job_id: str) -> int | None:
-        """Its position among those that wait for its model, from 1; None where it does not wait for
-        a turn."""
+        """Return the position among the jobs that wait for the same model, from 1; None if it does
+        not wait for a turn."""
         known = self._known.get(job_id)
         return None if known is None else known.model.line.position(known)
 
     def done_s(self, job_id: str) -> float:
-        """Seconds of its audio that are understood."""
+        """Return the seconds of the job's audio that are recognised."""
         known = self._known.get(job_id)
         return known.done_s if known else 0.0
 
     async def follow(self, job_id: str, told: Told) -> None:
-        """Hear how far it is, until it is over, or nothing more is done to it here."""
+        """Report progress to `told` until the job has ended, or this process stops working on
+        it."""
         if self._paused or (known := self._known.get(job_id)) is None:
             return
         known.told.add(told)
@@ -254,8 +255,8 @@ class JobWork:
             self._ended()
 
     async def _try(self, known: _Known) -> bool:
-        """True when it is over; False if it is tried again later. Raises `sqlite3.Error`,
-        `OSError` or `SpoolFull` where that cannot be stored."""
+        """Run the job once; return True when it has ended, False if it is tried again later. Raises
+        `sqlite3.Error`, `OSError` or `SpoolFull` if the result cannot be stored."""
         job, now = known.job, time.time()
         await self._store.do(lambda store: store.begins(job.id, self._store.now()))
         speech: Speech | None = None
@@ -281,12 +282,12 @@ class JobWork:
         except Refusal as failed:
             error = Failure(failed.code, failed.message)
         except FileNotFoundError:
-            error = Failure("internal", "its audio is not there any more")
+            error = Failure("internal", "the audio of the job has been deleted")
         except (OSError, sqlite3.Error):
             raise
         except Exception:
             log.exception("job.execution_failed", job=job.id)
-            error = Failure("internal", "the server failed; its log says how")
+            error = Failure("internal", "internal error: the server's log has the details")
         if not await self._store.do(
             lambda store: store.ends(job.id, self._store.now(), speech, error)
         ):

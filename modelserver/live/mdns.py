@@ -19,15 +19,16 @@ class Announcement:
     """The announcement that a Wyoming server listens here."""
 
     def __init__(self, name: str, host: str, port: int) -> None:
-        """`host`: an address that is listened on, or one that stands for all."""
+        """Prepare the announcement. `host`: the address of the listener, or one that stands for
+        all."""
         self._host, self._port = host, port
         label = re.sub(r"[^\w -]", "-", name)[:63]
         self._name = f"{label}.{_TYPE}"
         self._zeroconf: AsyncZeroconf | None = None
 
     async def begin(self) -> None:
-        """Tell it; does not wait until everybody has heard. Where that cannot be done the log says
-        why, and the server goes on."""
+        """Announce the service; does not wait for answers. A failure is logged, and the server
+        continues."""
         try:
             own = None if self._host in _ANY else str(ipaddress.ip_address(self._host))
         except ValueError:

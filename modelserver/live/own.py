@@ -27,12 +27,13 @@ from modelserver.speech.messages import (
     SpeechAlternative,
     SpeechWord,
     UtteranceAudio,
+    recognition_of,
 )
 from supervisor import PoolError
 
 
 class Begin(msgspec.Struct, tag_field="type", tag="begin"):
-    """The first message: what will hear it."""
+    """First message of a stream: the model and worker that recognise it."""
 
     request_id: str
     model: str
@@ -40,8 +41,8 @@ class Begin(msgspec.Struct, tag_field="type", tag="begin"):
 
 
 class Partial(msgspec.Struct, tag_field="type", tag="partial"):
-    """What is understood of a segment so far; it may still change. Times in seconds from the start
-    of the stream: where the segment began, and how far was heard."""
+    """Text of a segment so far, which may still change. Times in seconds from the start of the
+    stream: where the segment began, and how far the audio was recognised."""
 
     segment: int
     text: str
@@ -73,14 +74,14 @@ class Revised(_Segment, tag_field="type", tag="revised"):
 
 
 class Notice(msgspec.Struct, tag_field="type", tag="warning"):
-    """Something that was not as it should be, and was got over."""
+    """Warning about the stream, which continues."""
 
     message: str
 
 
 class End(msgspec.Struct, tag_field="type", tag="end"):
-    """The last message of a stream that ends well: how many seconds were heard, in how many
-    segments. `reason`: "closed" by the client, or why the server ends it."""
+    """Last message of a stream that ends well: seconds of audio, and number of segments. `reason`:
+    "closed" by the client, or why the server ends it."""
 
     duration: float
     segments: int
@@ -127,7 +128,8 @@ _COMMANDS = {
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
-    """The handshake is always made: a browser learns nothing of one that is refused."""
+    """Answer a stream of our own protocol. The handshake always succeeds, because a browser hides
+    from its page why one failed."""
     socket = open_socket(request)
     if not socket.can_prepare(request).ok:
         raise Refusal("upgrade_required", "this is a WebSocket")
@@ -182,7 +184,7 @@ class _Client(SocketClient):
             partials=asked.partials,
             channels=asked.channels,
             with_audio=second_model is not None,
-            **asked.recognition(),
+            **recognition_of(asked),
         )
         if asked.raw is not None:
             self._bytes_a_second = asked.raw.frame_bytes * asked.raw.rate

@@ -1,7 +1,7 @@
-"""OpenAI's Realtime API for transcription: `/v1/realtime?intent=transcription`.
+"""Realtime API of OpenAI for transcription: `/v1/realtime?intent=transcription`.
 
-The generally available shape, as OpenAI's Python and Node packages type it. What is wrong with an
-event is answered with an "error" event, and the session goes on.
+The generally available shape, as OpenAI's Python and Node packages type it. Errors in an event are
+answered with an "error" event, and the session continues.
 """
 
 import asyncio
@@ -47,7 +47,8 @@ _ALL_ENDED = Caption("final", 0, "", 0.0, 0.0, finalized=True)
 
 
 async def realtime(request: web.Request) -> web.StreamResponse:
-    """The handshake is always made: a browser learns nothing of one that is refused."""
+    """Answer a stream of OpenAI's protocol. The handshake always succeeds, because a browser hides
+    from its page why one failed."""
     socket = open_socket(request, _SUBPROTOCOL)
     if not socket.can_prepare(request).ok:
         raise Refusal("upgrade_required", "this is a WebSocket")
@@ -113,7 +114,7 @@ class _Client(SocketClient):
             yield
 
     def _first_options(self) -> RealtimeOptions:
-        """Raises `Refusal`."""
+        """Return the options that the query names. Raises `Refusal`."""
         if (refused := self.request.get(NOT_ALLOWED)) is not None:
             raise refused
         query = self.request.query
@@ -149,7 +150,7 @@ class _Client(SocketClient):
             return Signal.KEEPALIVE
 
     async def _obey(self, text: str) -> Input:
-        """Raises `EventRefusal`."""
+        """Carry out a client's event. Raises `EventRefusal`."""
         match client_event(text):
             case Append(audio=data):
                 return self._append(data)
@@ -174,7 +175,8 @@ class _Client(SocketClient):
         return Audio(data, seconds)
 
     async def _end(self, events: list[ServerEvent]) -> Input:
-        """The worker's answer ends what the client has ended; without a worker, that is now."""
+        """End what the client has ended: by the worker's answer, or immediately if there is no
+        worker."""
         if self.session.begun:
             await self._send(events)
             return Signal.RESET

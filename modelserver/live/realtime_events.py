@@ -16,13 +16,13 @@ from modelserver.refusal import Refusal
 
 _LONGEST_ID = 512
 _LONGEST_MESSAGE = 500
-"""Of an error that may repeat what a client has sent."""
+"""Most characters of an error message that may repeat what a client has sent."""
 _PLACE = re.compile(r" - at `\$\.([^`]*)`")
-"""Of a wrong value, in messages of msgspec."""
+"""Pattern of the position of a wrong value in messages of msgspec."""
 
 
 class EventRefusal(Refusal):
-    """A client's event cannot be obeyed; the session goes on. `param`: the wrong value's path."""
+    """Refusal of a client's event; the session continues. `param`: the wrong value's path."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(code, message[:_LONGEST_MESSAGE])
@@ -203,7 +203,7 @@ class SessionUpdated(_FromServer, tag="session.updated"):
 
 
 class SpeechStarted(_FromServer, tag="input_audio_buffer.speech_started"):
-    """With `server_vad`: somebody speaks. `audio_start_ms`: where the item begins, since the
+    """Start of speech, with `server_vad`. `audio_start_ms`: where the item begins, since the
     session's start."""
 
     item_id: str
@@ -211,7 +211,7 @@ class SpeechStarted(_FromServer, tag="input_audio_buffer.speech_started"):
 
 
 class SpeechStopped(_FromServer, tag="input_audio_buffer.speech_stopped"):
-    """With `server_vad`: the utterance has ended."""
+    """End of the utterance, with `server_vad`."""
 
     item_id: str
     audio_end_ms: int
@@ -247,7 +247,7 @@ class Item(msgspec.Struct):
 
 
 class ItemAdded(_FromServer, tag="conversation.item.added"):
-    """There is a new item."""
+    """New item of the conversation."""
 
     item: Item
     previous_item_id: str | None
@@ -261,8 +261,8 @@ class ItemDone(_FromServer, tag="conversation.item.done"):
 
 
 class Delta(_FromServer, tag="conversation.item.input_audio_transcription.delta"):
-    """Text that the item's transcript goes on with, which will not change; with turn detection off
-    it may come before the commit."""
+    """New part of the item's transcript, which will not change; with turn detection off it may come
+    before the commit."""
 
     item_id: str
     delta: str
@@ -313,7 +313,7 @@ class Failed(_FromServer, tag="conversation.item.input_audio_transcription.faile
 
 
 class ErrorEvent(_FromServer, tag="error"):
-    """Something is wrong. The session goes on, or the socket is closed next."""
+    """Error. The session continues, or the socket is closed next."""
 
     error: ErrorDetails
 

@@ -27,7 +27,7 @@ from modelserver.speech.messages import Caption
 from modelserver.speech.transcript import join_texts
 
 _LEAST_COMMIT_S = 0.1
-"""As that API has it."""
+"""Least seconds of audio to commit, as in OpenAI's API."""
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class _Item:
     text: str = ""
 
     def take(self, text: str) -> list[ServerEvent]:
-        """Go on with `text`."""
+        """Append `text` to the transcript; return the events."""
         if not text:
             return []
         last = self.text[-1:]
@@ -70,7 +70,7 @@ class RealtimeItems:
         self._appended_s += seconds
 
     def stream_ended(self) -> None:
-        """All that was appended has been answered; another stream follows."""
+        """Continue after all appended audio was answered; another stream follows."""
         self._stream_from_s = self._appended_s
 
     # --- the client ends something; a caption that is `finalized` must follow --------------------

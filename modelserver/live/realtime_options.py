@@ -43,7 +43,7 @@ class RealtimeOptions:
 
     served: ServedModel
     model: str | None = None
-    """As the client calls it."""
+    """Name of the model as the client gives it."""
     language: str | None = None
     prompt: str = ""
     keywords: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class RealtimeOptions:
         )
 
     def needs_new_stream(self, before: "RealtimeOptions") -> bool:
-        """Return whether a stream that has begun with the options `before` cannot go on."""
+        """Return whether a stream that began with the options `before` has to be replaced."""
         return self.served is not before.served or self.request() != before.request()
 
     def updated(self, wanted: SessionOptions, models: ModelRegistry) -> "RealtimeOptions":
@@ -94,7 +94,7 @@ class RealtimeOptions:
         return options
 
     def session(self, session_id: str, expires_at: int) -> Session:
-        """Return the session as clients are told of it."""
+        """Return the session's description for clients."""
         return Session(
             session_id,
             expires_at,
@@ -162,7 +162,7 @@ def _with_detection(options: RealtimeOptions, given: TurnDetection | None) -> Re
 def _with_model(
     options: RealtimeOptions, given: TranscriptionOptions, models: ModelRegistry
 ) -> RealtimeOptions:
-    """A member that is absent keeps its value, as everywhere in a session."""
+    """Apply model and languages. An absent member keeps its value, as everywhere in a session."""
     model = options.model if given.model is None else given.model
     said = given.language
     if said is None and given.languages is not None and len(given.languages) == 1:

@@ -24,7 +24,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("streams")
 _MOST_BEHIND_S = 15.0
 """Seconds of audio that wait for it; where there are more, it leaves out what was said."""
 _LAST_S = 5.0
-"""How long the stream's end waits for it."""
+"""Seconds for which the stream's end waits for the second pass."""
 
 
 class SecondPass:
@@ -39,9 +39,9 @@ class SecondPass:
         patience_s: float,
         request_id: str | None = None,
     ) -> None:
-        """`served` is loaded first if that is done on demand, which may take `patience_s`.
-        `asked`: of the first pass; `tell`: of each utterance that was heard again, a final
-        caption with the number of the first pass's."""
+        """Recognise utterances a second time. `served` is loaded first if that is done on demand,
+        which may take `patience_s`. `asked`: the request of the first pass; `tell`: receives, for
+        each utterance, a final caption with the number of the first pass's."""
         self._served, self._asked, self._tell = served, asked, tell
         self._patience_s, self._request_id = patience_s, request_id
         self._waiting: asyncio.Queue[UtteranceAudio | float | Caption | None] = asyncio.Queue()
@@ -67,7 +67,7 @@ class SecondPass:
         self._wait_for(seconds if self._behind_s > _MOST_BEHIND_S else audio)
 
     def ended(self, final: Caption) -> None:
-        """The first pass has ended an utterance."""
+        """Take note that the first pass has ended an utterance."""
         self._wait_for(final)
 
     def _wait_for(self, what: UtteranceAudio | float | Caption) -> None:
@@ -118,7 +118,7 @@ class SecondPass:
             return
         captions = await background.end_utterance(stream)
         if self._left_out:
-            self._left_out = False  # a part of it was not heard
+            self._left_out = False  # a part of it was not recognised
             return
         await self._tell(self._revised(final, captions))
 
@@ -144,5 +144,5 @@ def _seconds(audio: UtteranceAudio) -> float:
 
 
 def is_utterance_audio(answer: dict[str, Any]) -> bool:
-    """A worker's answer is `UtteranceAudio`, and no caption."""
+    """Return whether a worker's answer is `UtteranceAudio`, rather than a caption."""
     return "pcm" in answer

@@ -21,7 +21,7 @@ from modelserver.speech.messages import EOF, RESET, CaptionRequest, StreamReques
 from supervisor import Stream
 
 LAST_RESULT_S = 20.0
-"""How long the last result of a stream that is ended may take."""
+"""Seconds that the last result of a stream that has ended may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,15 @@ class Audio:
 
 
 class Signal(enum.Enum):
-    """Something else from the client."""
+    """Message from the client other than audio."""
 
     KEEPALIVE = enum.auto()
     RESET = enum.auto()
     """End the segment now."""
     END = enum.auto()
-    """That was all: the last results are sent."""
+    """End the stream: the last results are sent."""
     LEAVE = enum.auto()
-    """Nothing more is carried; `LiveSession.end` has not been called."""
+    """Leave the stream, after which nothing is carried; `LiveSession.end` has not been called."""
 
 
 Input = Audio | Signal
@@ -56,7 +56,7 @@ class Why(enum.Enum):
 
 
 class Ended(Exception):
-    """The stream comes to its end now; its last result may still be had with `LiveSession.end`."""
+    """End of the stream by the server; `LiveSession.end` may still return its last result."""
 
     def __init__(self, why: Why, reason: str) -> None:
         super().__init__(reason)
@@ -76,8 +76,9 @@ class LiveSession:
         keywords: KeywordsFile,
         since: float | None = None,
     ) -> None:
-        """`tell`: what to do with each answer. `passed`: what let its client in; `since`: when it
-        came, on the event loop's clock, if that was before; `keywords`: its model's."""
+        """Carry one stream. `tell`: receives each answer; `passed`: the admission of its client;
+        `since`: when the client connected, on the event loop's clock, if that was earlier;
+        `keywords`: those of its model."""
         self._passed, self._keywords = passed, keywords
         self._stamp = service.access.stamp_of(passed.name)
         self._service = service
@@ -94,7 +95,7 @@ class LiveSession:
 
     @property
     def begun(self) -> bool:
-        """Whether a worker has been or is to be found for it."""
+        """True if the stream has a worker, or waits for one."""
         return self._stream.begun
 
     @property
@@ -199,7 +200,7 @@ class LiveSession:
         ):
             return error if isinstance(error, Exception) else RuntimeError(str(error))
         if self._stream.ending.is_set():
-            return Ended(Why.SHUTDOWN, "the server is shutting down; come again")
+            return Ended(Why.SHUTDOWN, "the server is shutting down: reconnect")
         if age.expired():
             return Ended(Why.TOO_OLD, f"older than {self._settings.longest_s:g} s")
         return Ended(Why.IDLE, f"nothing came for {self._settings.idle_s:g} s")

@@ -22,7 +22,7 @@ from modelserver.refusal import Refusal
 from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
 from modelserver.request.parameters import read_language
 from modelserver.serving.served import ServedModel
-from modelserver.speech.messages import StreamRequest
+from modelserver.speech.messages import StreamRequest, recognition_of
 from modelserver.speech.phrases import keyword_list, phrase_list
 from supervisor import PoolError
 
@@ -30,8 +30,8 @@ _LEAST_RATE, _MOST_RATE = 1000, 192_000
 
 
 class _Config(msgspec.Struct):
-    """What a client may say; what is not here is ignored, as that server does. It passes values
-    through `float()`, `int()` and `bool()`, and so do we."""
+    """Configuration that a client may send; other fields are ignored, as vosk-server does. Values
+    pass through `float()`, `int()` and `bool()`, as there."""
 
     sample_rate: Any = None
     words: Any = None
@@ -50,7 +50,7 @@ N = TypeVar("N", int, float)
 
 
 def _number(name: str, value: Any, kind: type[N]) -> N:
-    """Raises `Refusal`."""
+    """Convert a number. Raises `Refusal`."""
     try:
         return kind(value)
     except (TypeError, ValueError, OverflowError):
@@ -82,7 +82,7 @@ class _Wanted:
     scripts that have none."""
 
     def take(self, config: _Config) -> None:
-        """Raises `Refusal`."""
+        """Apply a client's configuration. Raises `Refusal`."""
         if config.phrase_list is not None:
             self.phrases = phrase_list(config.phrase_list, "phrase_list")
         if config.keywords is not None:
@@ -119,13 +119,7 @@ class _Wanted:
             self.words,
             self.partial_words,
             self.for_readers,
-            alternatives=self.alternatives,
-            phrases=self.phrases,
-            keywords=self.keywords,
-            profile=self.profile,
-            language=self.language,
-            endpoint_ms=self.endpoint_ms,
-            max_utterance_s=self.max_utterance_s,
+            **recognition_of(self),
         )
 
 

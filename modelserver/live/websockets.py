@@ -1,5 +1,5 @@
-"""What the protocols on WebSockets have in common: the socket, the stream that it carries, and how
-both end."""
+"""Common parts of the WebSocket protocols: the socket, the stream that it carries, and how both
+end."""
 
 import abc
 import asyncio

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from modelserver.extras import how_to_install
+from models.extras import how_to_install
 from modelserver.handover import Sockets
 from modelserver.handover.sockets import WYOMING
 from modelserver.live.wyoming_client import WyomingClient

@@ -1,10 +1,10 @@
-"""One client of the Wyoming protocol: what it sends is answered, and its recordings transcribed.
+"""Client connection of the Wyoming protocol: answers its events and transcribes its recordings.
+Source: the package `wyoming`, whose event classes are used for all that is sent.
 
-Source: the package `wyoming`, whose event classes are used for all that is sent. A client may ask
-what there is (`describe`), and sends `transcribe`, `audio-start`, `audio-chunk` ..., `audio-stop`;
-it gets the text in pieces as it is final (`transcript-start`, `transcript-chunk`), all of it
-(`transcript`) and `transcript-stop`; or `error` with a code. Only the chunks and the `audio-stop`
-are needed.
+A client may ask for the models (`describe`), and sends `transcribe`, `audio-start`, `audio-chunk`
+..., `audio-stop`; it receives the text in pieces as they become final (`transcript-start`,
+`transcript-chunk`), the whole text (`transcript`) and `transcript-stop`; or `error` with a code.
+Only the chunks and the `audio-stop` are needed.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("wyoming")
 
 _WRITE_S = 20.0
 _DISCARD_S = 60.0
-"""How long a refused client may go on with its recording before its connection is closed."""
+"""Seconds for which a refused client may continue its recording before its connection is closed."""
 _DISCARD_IDLE_S = 5.0
 """The same without an event in between."""
 _PUBLISHERS = {
@@ -55,7 +55,7 @@ _PUBLISHERS = {
     "onnx": Attribution("k2-fsa", "https://github.com/k2-fsa/sherpa-onnx"),
 }
 _OURS = Attribution("modelserver", "")
-"""Of the program, and of models whose publisher is not known."""
+"""Attribution of the program, and of models whose publisher is unknown."""
 
 
 class WyomingClient:
@@ -136,7 +136,8 @@ class WyomingClient:
             await async_write_event(event, self._writer)
 
     async def _answer(self, event: ClientEvent) -> None:
-        """An event that may come at any time. Unknown ones are ignored, as the protocol has it."""
+        """Answer an event that may come at any time. Unknown ones are ignored, as the protocol
+        says."""
         if event.type == DESCRIBE:
             await self._write(self._info().event())
         elif event.type == PING:
@@ -168,7 +169,7 @@ class WyomingClient:
         return Info(asr=[program])
 
     def _find(self) -> ServedModel:
-        """The model by its name, or by its language; Home Assistant names either or none."""
+        """Find the model by its name, or by its language; Home Assistant names either or none."""
         name, language = self._wanted.name, self._wanted.language
         return self._service.models.find(name or None, None if name else language or None)
 

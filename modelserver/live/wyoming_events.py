@@ -21,7 +21,7 @@ AUDIO_START, AUDIO_CHUNK, AUDIO_STOP = "audio-start", "audio-chunk", "audio-stop
 _MOST_DATA_BYTES = 64 * 1024
 _MOST_PAYLOAD_BYTES = 1024 * 1024
 _ENCODINGS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
-"""By bytes a sample, as in WAV files and in the package's own converter."""
+"""Encodings by bytes per sample, as in WAV files and in the package's own converter."""
 
 _Kind = TypeVar("_Kind")
 

@@ -30,8 +30,8 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How slowly it may come, as uploads: something within `idle_s` seconds, and after that at
-    least `least_bytes_s` bytes a second."""
+    """Limits on slow answers, as for uploads: some bytes within `idle_s` seconds, and after that at
+    least `least_bytes_s` bytes per second."""
 
     idle_s: float
     least_bytes_s: float
@@ -49,7 +49,7 @@ class _Pace:
         if took > patience.idle_s and self._received < patience.least_bytes_s * took:
             raise Failed(
                 f"{host} has sent {self._received} bytes in {took:.0f} s; "
-                f"{patience.least_bytes_s:g} a second are the least (limits.upload_min_bytes_s)"
+                f"{patience.least_bytes_s:g} per second are required (limits.upload_min_bytes_s)"
             )
 
 
@@ -71,9 +71,9 @@ class _Resolver(AbstractResolver):
 
 
 def as_given(checked: URL, text: str) -> URL:
-    """The URL that `text` names, byte for byte: what a signature covers must not be written in
-    another way. Host and port are those that were `checked`; only what no URL may hold (spaces,
-    control characters, letters beyond ASCII) is encoded."""
+    """Return the URL that `text` names, byte for byte, because a signature may cover it. Host and
+    port are those that were `checked`; only characters that no URL may contain (spaces, control
+    characters, letters beyond ASCII) are encoded."""
     rest = text.strip().partition("#")[0].partition("//")[2]
     start = next((at for at, letter in enumerate(rest) if letter in "/?"), len(rest))
     path, mark, query = _encoded(rest[start:]).partition("?")
@@ -94,7 +94,7 @@ class OutboundClient:
     """Use as `async with`."""
 
     def __init__(self, hosts: Callable[[], AllowedHosts]) -> None:
-        """`hosts`: those that are allowed now."""
+        """Contact only the hosts that `hosts` returns."""
         self._hosts = hosts
         self._session: aiohttp.ClientSession | None = None
 
@@ -149,10 +149,10 @@ class OutboundClient:
                         yield chunk
                     return
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Failed(f"{url.host} does not give it: {in_words(error)}") from error
+            raise Failed(f"the download from {url.host} failed: {in_words(error)}") from error
         except ValueError as error:
             raise Failed(f"{url.host} redirects to what is not a URL") from error
-        raise Failed(f"{url.host} leads on more than {_MOST_REDIRECTS} times")
+        raise Failed(f"{url.host} redirects more than {_MOST_REDIRECTS} times")
 
     async def post(
         self, text: str, body: bytes, headers: dict[str, str], timeout_s: float

@@ -1,5 +1,5 @@
-"""Which other machines the server may be sent to: hosts that the settings name, and private
-addresses only where those are named."""
+"""Machines that the server may contact: hosts that the settings name, and private addresses only if
+those are named."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -22,7 +22,8 @@ _NOT_PUBLIC = (
     ipaddress.IPv6Network("5f00::/16"),  # segment routing (RFC 9602)
     ipaddress.IPv6Network("3fff::/20"),  # documentation (RFC 9637)
 )
-"""Beside those that Python knows. What an IPv4 address stands in may be this machine's."""
+"""Networks that are not public, besides those that Python knows. An address that embeds an IPv4
+address may be this machine's."""
 
 
 class Refused(Refusal):
@@ -37,7 +38,8 @@ class AllowedHosts:
     ("10.1.0.0/16"), as the settings have them."""
 
     def __init__(self, entries: Iterable[str], setting: str) -> None:
-        """`setting`: what it is called. Entries that are neither raise `ValueError`."""
+        """Parse the entries of `setting`. Raises `ValueError` for one that is neither a name nor an
+        address."""
         self._setting = setting
         self._names: set[str] = set()
         self._networks: list[Network] = []
@@ -46,7 +48,7 @@ class AllowedHosts:
                 self._networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
             except ValueError:
                 if not entry or set(entry) & set(" /:@"):
-                    raise ValueError(f"{entry!r} is no host name, address or network") from None
+                    raise ValueError(f"{entry!r} is not a host name, address or network") from None
                 wild, name = ("*.", entry[2:]) if entry.startswith("*.") else ("", entry)
                 self._names.add(wild + (name if name == "*" else _plain(name)))
 
@@ -54,16 +56,16 @@ class AllowedHosts:
         return bool(self._names or self._networks)
 
     def check(self, text: str) -> URL:
-        """A URL whose host is among them. Raises `Refused`."""
+        """Return the URL if its host is allowed. Raises `Refused`."""
         try:
             url = URL(text)
         except ValueError as error:
-            raise Refused(f"this is no URL: {error}") from error
+            raise Refused(f"this is not a URL: {error}") from error
         host = url.raw_host
         if url.scheme not in ("http", "https") or not host or len(text) > _LONGEST_URL:
             raise Refused("a URL has to begin with http:// or https://, and name a host")
         if url.user is not None:
-            raise Refused("a URL with a user's name in it is not asked for")
+            raise Refused("URLs with credentials are not allowed")
         if (address := _address(host)) is not None:
             self.check_address(address, host)
         elif not self._named(_plain(host)):
@@ -78,7 +80,7 @@ class AllowedHosts:
             raise Refused(f"{host} is not among the hosts of {self._setting}")
         if not _public(address):
             raise Refused(
-                f"{host} has an address that is not public: where that is meant, name the address "
+                f"{host} has an address that is not public: to allow it, name the address "
                 f"in {self._setting} too"
             )
 
@@ -94,12 +96,13 @@ def _plain(host: str) -> str:
 
 
 def _address(host: str) -> Address | None:
-    """The host as an address, if it is one. Raises `Refused` for what others may take for one."""
+    """Return the host as an address, if it is one. Raises `Refused` for text that other programs
+    may read as an address."""
     try:
         return ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         if ":" in host or host.replace(".", "").isdigit():
-            raise Refused(f"{host} is no address in its usual form") from None
+            raise Refused(f"{host} is not an address in its usual form") from None
     return None
 
 

@@ -6,7 +6,8 @@ import aiohttp
 
 
 def in_words(error: BaseException) -> str:
-    """Of what aiohttp or a socket raises: "Connection refused", not where in which library."""
+    """Return the reason of an exception of aiohttp or a socket, such as "Connection refused",
+    without the internals of the library."""
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(
         error, aiohttp.ClientSSLError
     ):

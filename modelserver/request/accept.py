@@ -4,20 +4,21 @@ from aiohttp import web
 
 
 def wants_plain_text(request: web.Request) -> bool:
-    """The client prefers text/plain to application/json (RFC 9110, section 12.5.1)."""
+    """Return whether the client prefers text/plain to application/json (RFC 9110, section
+    12.5.1)."""
     accept = ",".join(request.headers.getall("Accept", ["*/*"]))
     plain = _quality(accept, "text", "plain")
     return plain > 0 and plain > _quality(accept, "application", "json")
 
 
 def wants_events(request: web.Request) -> bool:
-    """The client wants the answer bit by bit; as `EventSource` asks for it."""
+    """Return whether the client wants the answer as events, as `EventSource` asks for it."""
     accept = ",".join(request.headers.getall("Accept", [""]))
     return _quality(accept, "text", "event-stream", exact=True) > 0
 
 
 def _quality(accept: str, kind: str, subtype: str, *, exact: bool = False) -> float:
-    """The q of the most specific range that matches; `exact`: of the type itself only."""
+    """Return the q of the most specific range that matches; `exact`: of the type itself only."""
     best = (-1, 0.0)
     for item in accept.split(","):
         media_range, *parameters = [piece.strip().lower() for piece in item.split(";")]

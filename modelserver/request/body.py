@@ -23,22 +23,22 @@ from modelserver.settings import LimitSettings
 from supervisor import Spool
 
 _FORM_OVERHEAD_BYTES = 1024 * 1024
-"""What the boundaries, headers and fields of a form may add to the file."""
+"""Bytes that the boundaries, headers and fields of a form may add to the file."""
 _LONGEST_FIELD = 64 * 1024
 _LONGEST_NAME = 100
-"""In characters. A longer name is not a parameter's."""
+"""Most characters of a parameter's name; a field with a longer one is ignored."""
 _BASE64_SHARE = 4 / 3
 _LISTS = (*LISTS, "timestamp_granularities", "include")
 """Fields that may be there several times, once for each value."""
 _INDEX = re.compile(r"\[[0-9]{0,6}\]$")
 """Lists are sent as `name`, `name[]` or `name[0]`, `name[1]`, ..."""
 _TEXT_NAMES = ("file", "audio")
-"""A field of text that is called so is the audio, where there is no file."""
+"""Names of a text field that is the audio if the form has no file."""
 
 
 @dataclass(slots=True)
 class Received:
-    """What a body brought. `seconds` of audio, which are only a guess unless they are `known`."""
+    """Content of a body. `seconds` of audio are a guess unless they are `known`."""
 
     seconds: float
     known: bool
@@ -62,8 +62,8 @@ def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
 
 
 async def hold_continue(request: web.Request) -> web.Response | None:
-    """For routes with uploads: the client's `Expect: 100-continue` is answered by
-    `BodyReader.receive`, when the body is really wanted; another one here."""
+    """Answer an `Expect` other than 100-continue on a route with uploads; `BodyReader.receive`
+    answers `Expect: 100-continue` when the body is wanted."""
     return unknown_expectation(request)
 
 
@@ -79,8 +79,11 @@ class BodyReader:
         *,
         link: str | None = None,
     ) -> None:
-        """`raw`: what the samples are where there is no container, as far as the query says.
-        `link`: the field that may stand in place of the audio."""
+        """Read the body of `request` into `spool`.
+
+        `raw`: the format of samples without a container, as far as the query says; `link`: the
+        field that may replace the audio.
+        """
         self._link = link
         self._request, self._spool, self._limits, self._raw = request, spool, limits, raw
         plain = not _is_wrapped(request) and content_coding(request) is None
@@ -139,7 +142,7 @@ class BodyReader:
             raise form.refused
         if not form.found and not self._linked:
             there = ", ".join(repr(name) for name in self._fields) or "nothing"
-            raise Refusal("missing_file", f"the form holds no file; there is {there} in it")
+            raise Refusal("missing_file", f"the form has no file; it has {there}")
 
     async def _json(self, chunks: AsyncIterator[bytes]) -> None:
         async with self._request.app[SERVICE].open_spool() as text:
@@ -159,11 +162,11 @@ class BodyReader:
         """Count bytes that are not audio, which are bounded. Raises `Refusal`."""
         self._others += length
         if self._others > _FORM_OVERHEAD_BYTES:
-            raise Refusal("body_too_large", "what is in the body beside the audio is too large")
+            raise Refusal("body_too_large", "the body is too large without the audio")
 
     def set_field(self, name: str, value: str) -> None:
-        """A field of text. Raises `Refusal` for one that is there twice, and differs, where it is
-        none that makes a list."""
+        """Store a field of text. Raises `Refusal` for a field that is repeated with another value
+        and is not a list."""
         name = _INDEX.sub("", name)
         if name in self._fields and name in _LISTS:
             if len(self._fields[name]) + len(value) >= _LONGEST_FIELD:
@@ -174,7 +177,7 @@ class BodyReader:
             raise Refusal("bad_parameter", f"{name[:60]} is given twice, with different values")
 
     async def begin_audio(self, unwrap: Unwrapped | Base64) -> None:
-        """The audio is what comes now, and nothing that came before."""
+        """Treat what follows as the audio, and discard what came before."""
         await self._spool.clear()
         self._gate, self._unwrap = self._new_gate(), unwrap
 
@@ -211,18 +214,18 @@ class _PartIs(Enum):
 
     FIELD = "field"
     FILE = "file"
-    """Of which nothing has come yet: an input that was left empty is no file."""
+    """Part of which nothing has arrived yet: an input that was left empty is not a file."""
     AUDIO = "audio"
     """The file, as it comes."""
     TEXT = "text"
-    """Of which nothing has come yet, and that may be the audio where there is no file."""
+    """Part of which nothing has arrived yet, and which may be the audio if there is no file."""
     TEXT_AUDIO = "text audio"
     SKIPPED = "skipped"
 
 
 class _Form:
-    """Which part of a form is its file, and which are its fields. A file is what is evidently one;
-    text that is called `file` or `audio` is the audio where there is none."""
+    """Classification of a form's parts: its file, and its fields. A file is a part that declares
+    itself one; text that is called `file` or `audio` is the audio if there is no file."""
 
     def __init__(self, body: BodyReader) -> None:
         self._body = body
@@ -235,7 +238,7 @@ class _Form:
 
     @property
     def found(self) -> bool:
-        """Whether the form holds audio."""
+        """True if the form holds audio."""
         return self.file or self._text
 
     def begin(self, part: Part) -> None:

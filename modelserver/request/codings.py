@@ -1,5 +1,7 @@
-"""What a body or a part of it is wrapped in: gzip and deflate, base64, a data: URL. All of it is
-unwrapped as it comes, and bounded by whoever counts what comes out."""
+"""Decoding of wrapped bodies: gzip and deflate, base64, a data: URL.
+
+Decodes as bytes arrive; the caller bounds the output.
+"""
 
 import base64
 import binascii
@@ -84,7 +86,8 @@ class Unwrapped:
     """Bytes that may be a data: URL, or, if that is allowed, base64; else as they are."""
 
     def __init__(self, *, base64: bool, certain: bool = False) -> None:
-        """`base64`: text that looks like it is; `certain`: it was said that it is."""
+        """Decode a body or a part. `base64`: decode text that looks like it; `certain`: the client
+        declared it."""
         self._may_be, self._certain = base64, certain
         self._start = bytearray()
         self._known = False

@@ -18,14 +18,13 @@ MOST_PARTS = MOST_TEXTS + 65
 """Parts of a form: a file, 64 fields, and a list with a part for each of its texts."""
 _MOST_HEADERS = 256
 _MOST_HEADER_BYTES = 32 * 1024
-"""Of all headers of one part together. Only the three that are used are stored."""
+"""Most bytes of all headers of one part together. Only the three that are used are stored."""
 _USED_HEADERS = ("content-disposition", "content-type", "content-transfer-encoding")
 
 
 @dataclass(slots=True)
 class Part:
-    """One part of a form. `file_name`: None where it has none, which makes it a field; it may be
-    empty."""
+    """Part of a form. `file_name`: None if it has none, which makes it a field; it may be empty."""
 
     name: str = ""
     file_name: str | None = None
@@ -34,7 +33,7 @@ class Part:
 
     @property
     def called_file(self) -> bool:
-        """Whether its headers say that it is a file, rather than text."""
+        """True if the headers say that the part is a file, rather than text."""
         return self.file_name is not None or self.media_type.startswith(("audio/", "video/"))
 
 
@@ -43,7 +42,8 @@ Event = Part | bytes | None
 
 
 class FormParser:
-    """Fed with a form's bytes. Raises `Refusal` for what is no form."""
+    """Parser of a form, which is fed with its bytes. Raises `Refusal` for anything that is not a
+    form."""
 
     def __init__(self, boundary: str) -> None:
         self._events: list[Event] = []

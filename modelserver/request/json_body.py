@@ -17,10 +17,10 @@ from supervisor import Spool
 
 AUDIO_KEYS = ("audio", "file", "data", "audio_base64", "audio_data", "content")
 MOST_BYTES = 64 * 1024 * 1024
-"""Of a body, decompressed. Larger audio is sent as the body itself or in a form."""
+"""Most bytes of a body, decompressed. Larger audio is sent as the body itself or in a form."""
 MOST_FIELDS = 64
 _MOST_OTHERS_BYTES = 1024 * 1024
-"""Of the body without its audio."""
+"""Most bytes of a body without its audio."""
 _LONGEST_FIELD = 64 * 1024
 _MOST_STRUCTURE = 20_000
 """Quotes, commas and opening brackets, which cost most to look at. Base64 has none."""
@@ -43,7 +43,7 @@ class JsonBody:
     """A JSON object in a spool. Raises `Refusal`."""
 
     def __init__(self, spool: Spool) -> None:
-        """`spool`: where the text is stored; the caller closes it."""
+        """Store the text in `spool`, which the caller closes."""
         self._spool = spool
         self._structure = 0
         self.fields: dict[str, str] = {}
@@ -51,7 +51,7 @@ class JsonBody:
         self.has_audio = False
 
     async def receive(self, chunks: AsyncIterator[bytes]) -> None:
-        """Keep the body; `SpoolFull` where there is no space for it."""
+        """Store the body. Raises `SpoolFull` if there is no space for it."""
         async for chunk in chunks:
             self._structure += sum(chunk.count(one) for one in (b'"', b",", b"[", b"{"))
             if self._spool.size + len(chunk) > MOST_BYTES:
@@ -90,7 +90,7 @@ def _read(fd: int, size: int) -> _Found:
         if end < 0:
             raise _ended()
         if size - (end - begin) > _MOST_OTHERS_BYTES:
-            raise Refusal("body_too_large", "what is in the body beside the audio is too large")
+            raise Refusal("body_too_large", "the body is too large without the audio")
         left = text[: begin - 1] + _PLACE + text[end + 1 :] if begin else text[:]
     fields = dict(_fields(left, audio=begin > 0))
     return _Found(fields, (begin, end) if begin else None)

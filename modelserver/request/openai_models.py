@@ -15,8 +15,8 @@ _ANY_MODEL = re.compile(
     r"|phi-4-multimodal",
     re.IGNORECASE,
 )
-"""What is in the names of models that clients ask for without meaning one: any server of this API
-has a default in their place."""
+"""Pattern of names of models that clients send without meaning one: servers of this API use their
+default in their place."""
 _LONGEST_NAME = 200
 """A name that is longer is not searched, which could take long."""
 

@@ -1,4 +1,4 @@
-"""What a caller asks for, in the query or in the fields of a form or of JSON: the same names."""
+"""Parameters of a request, in the query or in the fields of a form or of JSON: same names."""
 
 import contextlib
 import difflib
@@ -22,22 +22,22 @@ _BOTH_NAMES = (
     "encoding", "rate", "channel_count", "endpoint_ms", "max_utterance_s",
 )  # fmt: skip
 NAMES = (*_BOTH_NAMES, "segments", "format")
-"""Of a file."""
+"""Parameters of a file."""
 ASK_NAMES = (
     "model", "language", "phrases", "keywords", "channels", "encoding", "rate", "channel_count",
     "history", "stream",
 )  # fmt: skip
-"""Of a question."""
+"""Parameters of a question."""
 JOB_NAMES = (*NAMES, "url", "webhook")
-"""Of a job."""
+"""Parameters of a job."""
 STREAM_NAMES = (*_BOTH_NAMES, "partials", "second_pass")
-"""Of a live stream."""
+"""Parameters of a live stream."""
 FORMATS = ("json", "text", "srt", "vtt")
 LISTS = ("phrases", "keywords")
 """Parameters that may be there several times, once for each value."""
 MOST_ALTERNATIVES = 20
 _IGNORED = ("_",)
-"""What browsers add so that nothing in between remembers the answer."""
+"""Parameters that browsers add so that no cache stores the answer."""
 
 _TRUE, _FALSE = ("true", "1", "yes", "on", "y", "t"), ("false", "0", "no", "off", "n", "f", "")
 FLAG_VALUES = (*_TRUE, *_FALSE)
@@ -45,7 +45,7 @@ FLAG_VALUES = (*_TRUE, *_FALSE)
 _ANY_LANGUAGE = ("", "auto", "any", "und", "mul")
 _LONGEST_LANGUAGE = 100
 _LONGEST_COMPARED = 30
-"""Of a name that may be a misspelt one of ours, in characters."""
+"""Most characters of an unknown name that is compared with known ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +74,6 @@ class Parameters:
     """JSON, as it came."""
     stream: bool = False
 
-    def recognition(self) -> dict[str, Any]:
-        """Return what `speech.messages.RecognitionRequest`, and all made of it, take of them."""
-        return {
-            "alternatives": self.alternatives,
-            "phrases": self.phrases,
-            "keywords": self.keywords,
-            "profile": self.profile,
-            "language": self.language or "",
-            "endpoint_ms": self.endpoint_ms,
-            "max_utterance_s": self.max_utterance_s,
-        }
-
 
 def read_parameters(
     query: Iterable[tuple[str, str]],
@@ -93,8 +81,8 @@ def read_parameters(
     content_type: str,
     names: tuple[str, ...] = NAMES,
 ) -> tuple[Parameters, list[str]]:
-    """From the query, the fields of the body, and its media type; and what should be said of them.
-    Raises `Refusal`."""
+    """Read the parameters from the query, the fields of the body, and its media type. Returns them,
+    and warnings. Raises `Refusal`."""
     values, warnings = _collect(query, fields, names)
     return (
         Parameters(
@@ -173,7 +161,10 @@ def _format(text: str) -> str:
 def _alternatives(text: str) -> int:
     count = _number("alternatives", text) or 0
     if count > MOST_ALTERNATIVES:
-        raise Refusal("bad_parameter", f"alternatives={count}; {MOST_ALTERNATIVES} are the most")
+        raise Refusal(
+            "bad_parameter",
+            f"alternatives={count} is not allowed: expected 0 to {MOST_ALTERNATIVES}",
+        )
     return count
 
 
@@ -189,7 +180,9 @@ def read_flag(name: str, text: str) -> bool:
     """Read true or false, as people write them. Raises `Refusal`."""
     wanted = text.strip().lower()
     if wanted not in _TRUE + _FALSE:
-        raise Refusal("bad_parameter", f"{name}={text[:40]!r} is neither true nor false")
+        raise Refusal(
+            "bad_parameter", f"{name}={text[:40]!r} is not allowed: expected true or false"
+        )
     return wanted in _TRUE
 
 
@@ -204,12 +197,13 @@ def read_profile(text: str) -> str:
 
 
 def read_language(text: str) -> str | None:
-    """A language tag, or a name that people use; None for any. Raises `Refusal`."""
+    """Read a language tag, or a language's name; None for any language. Raises `Refusal`."""
     if text.strip().lower() in _ANY_LANGUAGE:
         return None
     if len(text) > _LONGEST_LANGUAGE or (tag := language_tag(text)) is None:
         raise Refusal(
-            "bad_parameter", f"language={text[:40]!r} is no language tag; zh, en-US or auto are"
+            "bad_parameter",
+            f"language={text[:40]!r} is not a language tag: send one such as zh or en-US, or auto",
         )
     return tag
 

@@ -28,7 +28,7 @@ def content_coding(request: web.Request) -> str | None:
     if len(codings) > 1 or codings[0] not in _CODINGS:
         raise Refusal(
             "unsupported_media_type",
-            f"the Content-Encoding {given[:60]!r} is not taken; gzip and deflate are",
+            f"the Content-Encoding {given[:60]!r} is not supported: use gzip or deflate",
         )
     return "gzip" if "gzip" in codings[0] else codings[0]
 
@@ -88,7 +88,7 @@ async def _with_deadlines(request: web.Request, limits: LimitSettings) -> AsyncI
             raise Refusal(
                 "upload_timeout",
                 f"{received} bytes were received in {took:.0f} s; "
-                f"{limits.upload_min_bytes_s} a second are the least "
+                f"{limits.upload_min_bytes_s} per second are required "
                 "(limits.upload_min_bytes_s)",
             )
         yield chunk

@@ -20,7 +20,7 @@ from modelserver.tracing import span
 from supervisor import Admission, Spool
 
 Read = Callable[[Mapping[str, str]], tuple[ServedModel, SpeechRequest]]
-"""From fields of the body to the model that is to transcribe it, and what is asked for."""
+"""Function from the fields of the body to the model that transcribes it, and the request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""Speech that is heard in the background, an utterance at a time: what a worker is asked, and what
-it has understood when an utterance is ended here."""
+"""Recognition in the background, one utterance at a time: the request for a worker, and the
+captions of an utterance that this side ends."""
 
 import msgspec
 
@@ -26,7 +26,7 @@ def begin(stream: Stream, rate: int, asked: SpeechRequest | CaptionRequest, prof
 
 
 async def end_utterance(stream: Stream) -> list[Caption]:
-    """All that it has understood since the last end; the last of them is this end's. Raises
+    """End the utterance and return the captions since the last end; the last one is final. Raises
     `supervisor.PoolError`."""
     await stream.send(RESET)
     captions: list[Caption] = []
@@ -36,7 +36,7 @@ async def end_utterance(stream: Stream) -> list[Caption]:
 
 
 def words_later(caption: Caption, seconds: float) -> list[SpeechWord]:
-    """A caption's words, so much later."""
+    """Return a caption's words, shifted by `seconds`."""
     return [
         msgspec.structs.replace(
             word, start=round(word.start + seconds, 2), end=round(word.end + seconds, 2)

@@ -34,8 +34,8 @@ class FailureLine(msgspec.Struct, frozen=True, tag="failure"):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How a process failed. `code`: of the `models.ModelError`, empty where it told none; `cause`:
-    of its death."""
+    """Failure of a process. `code`: of the `models.ModelError`, empty if it reported none; `cause`:
+    how the process ended."""
 
     code: str
     reason: str
@@ -50,8 +50,8 @@ async def run_models_command(
     on_progress: Callable[[ProgressLine], None],
     on_start: Callable[[int], None] = lambda _: None,
 ) -> Failure | None:
-    """Run `modelserver models` with these arguments; None once it has succeeded. `on_start` is told
-    its process id. Cancelling ends the process."""
+    """Run `modelserver models` with these arguments; return None if it succeeded. `on_start`
+    receives its process id. Cancelling ends the process."""
     command = [sys.executable, "-P", "-m", "modelserver", "models", *arguments]
     command.append(f"--background={os.getpid()}")
     told: FailureLine | None = None
@@ -77,7 +77,8 @@ _BY_OTHERS = (Cause.GUARD, Cause.KERNEL_OOM, Cause.KILLED, Cause.TERMINATED)
 
 
 def _environment(settings: Settings) -> Mapping[str, str]:
-    """The process reads the same settings as the server, wherever its own came from."""
+    """Return the environment of the process, with the settings of the server, wherever they came
+    from."""
     return {**os.environ, **preparing_environment(settings)}
 
 

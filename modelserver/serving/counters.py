@@ -68,7 +68,7 @@ class Traffic:
     def answered(self, route: str, status: int, code: str | None, seconds: float) -> None:
         """Count a request that was answered."""
         self.requests[route, status, code or "ok"] += 1
-        if route not in _PROBES:  # whoever asks whether it is ready may be told that it is not
+        if route not in _PROBES:  # a probe may find that it is not ready
             self.answers += 1
             self.failures += status >= 500
         if route in _WORK:

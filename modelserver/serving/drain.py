@@ -15,7 +15,8 @@ class Drain:
     """Ends the admission of requests, and what was admitted."""
 
     def __init__(self, models: ModelRegistry, notice_s: Callable[[], float]) -> None:
-        """`notice_s`: seconds between the announcement and the first refusal."""
+        """Drain `models`. `notice_s`: returns the seconds between the announcement and the first
+        refusal."""
         self._models, self._notice_s = models, notice_s
         self._refusing = ""  # or why
         self._announced = ""
@@ -39,7 +40,7 @@ class Drain:
         self._announced = ENDING
 
     def stop_admitting(self, reason: str = ENDING) -> float:
-        """Take no new requests, `notice_s` from now (which is returned); those inside go on, and
+        """Refuse new requests, `notice_s` from now (which is returned); admitted ones continue, and
         those that wait for a model get it."""
         notice_s = self._notice_s()
         if not notice_s:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec.structs
 import structlog
 
+from modelserver.rereading import Stamp, read_if_changed
 from modelserver.speech.messages import RecognitionRequest
 from modelserver.speech.phrases import BadText, must_be_few, one_text
 
@@ -23,7 +24,6 @@ _MOST_FILE_BYTES = 1024 * 1024
 """Size of the file, with its comments."""
 
 _Request = TypeVar("_Request", bound=RecognitionRequest)
-_Stamp = tuple[int, int, int]
 
 
 class KeywordsUnreadable(Exception):
@@ -67,7 +67,7 @@ class KeywordsFile:
     name: str
     """Path of the file; empty: there is none."""
     words: tuple[str, ...] = ()
-    _stamp: _Stamp | None = None
+    _stamp: Stamp | None = None
     _problem: str | None = None
 
     def renamed(self, name: str) -> "KeywordsFile":
@@ -80,7 +80,9 @@ class KeywordsFile:
         if not self.name:
             return
         try:
-            found = await asyncio.to_thread(_read_if_changed, Path(self.name), self._stamp)
+            found = await asyncio.to_thread(
+                read_if_changed, Path(self.name), self._stamp, read_keywords
+            )
         except KeywordsUnreadable as error:
             if str(error) != self._problem:
                 self._problem = str(error)
@@ -103,14 +105,3 @@ class KeywordsFile:
         return msgspec.structs.replace(
             request, keywords=request.keywords + words, model_keywords=len(words)
         )
-
-
-def _read_if_changed(file: Path, before: _Stamp | None) -> tuple[_Stamp, tuple[str, ...]] | None:
-    """Return the file's stamp and keywords; None if it is as it was `before`."""
-    try:
-        status = file.stat()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise KeywordsUnreadable(f"{file} cannot be read: {reason}") from error
-    stamp = status.st_mtime_ns, status.st_size, status.st_ino
-    return None if stamp == before else (stamp, read_keywords(file))

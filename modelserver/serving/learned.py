@@ -15,7 +15,7 @@ import models
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 FormKey = tuple[Path, str]
-"""`models.Form.key`."""
+"""Key of a form (`models.Form.key`)."""
 
 _VERIFY_EVERY_S = 60.0
 """A prepared model that was whole is not read again sooner, unless its files have changed: crashes
@@ -27,10 +27,10 @@ _MOST_FAILURES = 2
 
 @dataclass(slots=True)
 class Lessons:
-    """`needs`: for a form, bytes that were predicted and bytes that a load has shown it to need at
-    the least. `unusable`: directories of prepared models that are not loaded any more, with the
-    reason: they are damaged and could not be removed. `failed`: forms whose loads fail, with the
-    reason."""
+    """Experience from earlier loads. `needs`: for a form, bytes that were predicted, and the least
+    bytes that a load has shown it to need. `unusable`: directories of prepared models that are not
+    loaded any more, with the reason: they are damaged and could not be removed. `failed`: forms
+    whose loads fail, with the reason."""
 
     needs: dict[FormKey, tuple[int, int]] = field(default_factory=dict)
     unusable: dict[Path, str] = field(default_factory=dict)
@@ -51,8 +51,8 @@ class Lessons:
         )
 
     def load_failed(self, form: models.Form, why: str, *, last: bool = False) -> None:
-        """A load ended in a way that would repeat itself. After two, the next form is loaded;
-        the `last` one is tried again."""
+        """Record a load that ended in a way that would repeat itself. After two, the next form is
+        loaded; the `last` one is tried again."""
         if last:
             return
         self._failures[form.key] += 1
@@ -96,14 +96,13 @@ class CrashInquiry:
         self._removed: set[Path] = set()
 
     async def sound(self, engine: models.Engine, form: models.Form) -> bool:
-        """False if what was prepared for the form is damaged; then it is gone, or never used
-        again."""
+        """Return False if the prepared form is damaged; it is then removed, or never used again."""
         if (directory := form.prepared) is None:
             return True
         async with self._lock:
             if directory in self._lessons.unusable:
                 return False
-            if not directory.exists():  # by us, or by somebody else: that does no harm to its maps
+            if not directory.exists():  # removed by us or by others, which does not harm its maps
                 return directory not in self._removed
             problem = await asyncio.to_thread(self._damage, engine, form, directory)
             if problem is None:

@@ -1,5 +1,5 @@
-"""Which models are installed, which could be fetched, what of it fits on this machine now, and
-which is recommended for a language."""
+"""List of models: installed ones, ones that can be fetched, whether they fit on this machine now,
+and the recommendation for a language."""
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +20,14 @@ from modelserver.settings import Settings
 from supervisor import Headroom, TargetUnavailable, in_units
 
 _PROCESSORS = ("x86_64", "aarch64")
-"""For which packages of all engines are published."""
+"""Processors for which packages of all engines are published."""
 
 
 class ModelRow(msgspec.Struct, frozen=True):
-    """One model, in words. `chosen`: it is the one that would be served; `installed`: it need not
-    be fetched; `problems`: what is wrong with it; `needs`: bytes that it and its workers take, 0 if
-    that is not known; `missing`: what has to be installed to serve it, if something has;
-    `speed`: seconds of one processor for a second of speech, 0 if that was not measured."""
+    """Model in a list, in words. `chosen`: whether it would be served; `installed`: it need not be
+    fetched; `problems`: its defects; `needs`: bytes for it and its workers, 0 if unknown;
+    `missing`: software that has to be installed to serve it, if any; `speed`: seconds of one
+    processor for a second of speech, 0 if it was not measured."""
 
     name: str
     language: str
@@ -50,8 +50,8 @@ class ModelRow(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """All of them. `choice`: the one that would be served; `why_none`: if there is none.
-    `recommendation`: for the language that was asked for."""
+    """List of models. `choice`: the one that would be served; `why_none`: the reason if there is
+    none. `recommendation`: for the requested language."""
 
     rows: list[ModelRow]
     choice: Choice | None
@@ -246,7 +246,7 @@ def _errors(entry: model_package.CatalogEntry | None) -> str:
 
 
 def _fits(needs: Callable[[int], int], headroom: Headroom, workers: int, about: str = "") -> str:
-    """In words; `about`: "~" where what it needs is an estimate."""
+    """Return whether the model fits, in words; `about`: "~" if its needs are an estimate."""
     for some in (workers, *range(workers - 1, 0, -1)):
         if (left := headroom.now - needs(some)) >= 0:
             if some == workers:

@@ -1,4 +1,4 @@
-"""From settings to what a pool loads: the model that was chosen, and how to load it."""
+"""Load specification of a pool, from the settings: the chosen model, and how to load it."""
 
 import os
 from collections.abc import Mapping
@@ -24,11 +24,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 
 def find_model(settings: Settings) -> models.ModelLocation:
-    """The first model that the settings name and that is there, whether or not it fits; of
-    several models, of the first.
-
-    Raises `models.ModelError`.
-    """
+    """Return the first installed model that the settings name, whether or not it fits; with several
+    models, for the first of them. Raises `models.ModelError`."""
     settings = first_model(settings)
     *others, last = settings.model
     for wanted in others:

@@ -21,15 +21,15 @@ _BY_ITSELF = (Cause.CRASH, Cause.EXITED, Cause.HANG)
 _FOR_MEMORY = (Cause.GUARD, Cause.KERNEL_OOM)
 _CANNOT_LOAD = "the model cannot be loaded: "
 _UNSEEN = 1.25
-"""By how much more a model is expected to need than it held when its load was ended. The load was
-not complete, so it is more; and a room that is larger by that is worth another try."""
+"""Factor by which a model is expected to need more than it held when its loading was stopped. The
+load was not complete, so it needs more; if there is room for that, another try is worth it."""
 
 MakeRoom = Callable[[], Awaitable[bool]]
 """Unload something else for this model; False if there is nothing."""
 
 MakeWay = Callable[[int, int], Awaitable[None]]
-"""So many bytes are needed and so many are left: have the server before this one end, if there is
-one."""
+"""Function that asks the server before this one, if any, to exit, given the bytes needed and the
+bytes left."""
 
 
 class ModelLoading:
@@ -43,7 +43,8 @@ class ModelLoading:
         *,
         phrases: bool,
     ) -> None:
-        """`phrases`: in a form that takes phrases, though there may be a better one."""
+        """Choose how to load the model. `phrases`: in a form that accepts phrases, even if there is
+        a better one."""
         self._phrases = phrases
         self._requirements = requirements
         self._make_room, self._make_way = make_room, make_way
@@ -156,9 +157,9 @@ class ModelLoading:
             self._lessons.load_failed(self._chosen.form, why, last=self._chosen.last)
 
     def _learn_from(self, record: DeathRecord) -> None:
-        """A load was ended for its memory, though what was predicted did fit: from now on it is
-        expected to need more than it held then, and the next in the list may be served. Or it
-        failed by itself: another way to load it may succeed."""
+        """Learn from a load that was ended. If it was for memory, though the prediction fitted, the
+        form is expected to need more than it held then, and the next in the list may be served. If
+        it failed by itself, another way to load it may succeed."""
         chosen, last = self._chosen, record.last
         if record.death.cause in _BY_ITSELF:
             self._load_failed(record.death.sentence)

@@ -17,8 +17,8 @@ from supervisor import NotReady, read_process
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """`model`: what the fork server holds and cannot drop, `growth`: what a worker came to hold of
-    its own, in bytes, after `audio_s` seconds of speech; `mapped`: file cache in use."""
+    """Measurement of a model. `model`: unreclaimable bytes of the fork server; `growth`: bytes of a
+    worker's own after `audio_s` seconds of speech; `mapped`: file cache in use."""
 
     model: int
     growth: int
@@ -59,7 +59,7 @@ async def measure(settings: Settings) -> Measured:
 
 
 def as_wav(pcm: bytes, rate: int) -> bytes:
-    """A WAV file of 16-bit mono samples."""
+    """Return a WAV file of 16-bit mono samples."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)

@@ -22,11 +22,11 @@ from supervisor import Cause, Guard, Pool
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 _SERVING_RESERVE_BYTES = 512 * 1024 * 1024
-"""What must stay available beside preparing, for the requests that come meanwhile."""
+"""Bytes that must stay available while preparing, for requests that arrive meanwhile."""
 
 
 _FIRST_PAUSE_S, _PAUSE_FACTOR, _LONGEST_PAUSE_S = 5.0, 4.0, 3600.0
-"""Between two attempts, where it was not the model's fault that one came to nothing."""
+"""Seconds between two attempts, if an attempt failed for reasons other than the model."""
 
 _NOT_ITS_FAULT = (Cause.GUARD, Cause.KERNEL_OOM, Cause.KILLED, Cause.TERMINATED)
 
@@ -45,7 +45,7 @@ class Outcome(enum.Enum):
     LATER = "later"
     """Memory or disk were short, another process is at it, or this one was ended."""
     FAILED = "failed"
-    """It would fail again."""
+    """Preparing failed, and would fail again."""
 
 
 def in_words(progress: ProgressLine) -> str:

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator
 from supervisor import QueueFull
 
 _SPAN_S = 20.0
-"""What the rate is the mean of: seconds in which recordings were open."""
+"""Seconds of open recordings over which the rate is averaged."""
 _ENOUGH_S = 20.0
 """Seconds of audio that have to be recognised before the rate is believed."""
 _FIRM_S, _FIRM_TIME_S = 100.0, 3.0
 """The same before a small difference is believed: seconds of audio, or of time."""
 _HOPELESS = 1.1
-"""By how much the time left must be missed for one that waits to be refused later, or on a rate
-that is not firm."""
+"""Factor by which the remaining time must be exceeded before a waiting recording is refused later,
+or on a rate that is not firm."""
 _LONGEST_RETRY_S = 60.0
 
 
@@ -45,12 +45,12 @@ class Rate:
         self._making = ((self._making or took_s / seconds) + took_s / seconds) / 2
 
     def pause(self) -> None:
-        """No recording is open: the time until the next one does not count."""
+        """Pause the measurement: no recording is open until the next one."""
         self._at = None
 
     @property
     def paused(self) -> bool:
-        """No time counts now."""
+        """True if the measurement is paused."""
         return self._at is None
 
     @property
@@ -84,7 +84,7 @@ class Turn:
 
     @property
     def open(self) -> bool:
-        """It is being worked on."""
+        """True if a worker is working on the recording."""
         return self._opened is not None
 
     def begin(self, *, alone: bool) -> None:
@@ -102,7 +102,7 @@ class Turn:
         return 0.0 if self._decoded else self.left_s
 
     def decoded(self, seconds: float) -> None:
-        """All its samples are there: it is so long, which was only guessed before."""
+        """Record that all samples have arrived, and the length, which was a guess before."""
         self._all_s, self._decoded = seconds, True
         if self._opened is not None and self.left_s > 0:
             # Beside others, that time is in the rate.
@@ -117,7 +117,7 @@ class Turn:
 
 
 class Turns:
-    """The turns of one model. Jobs take none: they go on while `idle`."""
+    """Turns of the recordings of one model. Jobs take none: they run while `idle`."""
 
     def __init__(self) -> None:
         self._rate = Rate()
@@ -143,9 +143,10 @@ class Turns:
     async def turn(
         self, seconds: float, workers: int, allowed_s: float | None
     ) -> AsyncIterator[Turn]:
-        """Wait for the turn of a recording of so many seconds, and hold it. `workers`: how many
-        recordings may be open at once. Raises `supervisor.QueueFull`, at once if the rate is known,
-        where it cannot be done in `allowed_s`; a narrow miss is decided when the rate is firm."""
+        """Wait for the turn of a recording of `seconds` seconds, and hold it. `workers`: most
+        recordings that may be open at once. Raises `supervisor.QueueFull` if the recording cannot
+        be done in `allowed_s`: immediately if the rate is known; a narrow miss is decided when the
+        rate is firm."""
         mine = Turn(self, seconds)
         began, believed, waited = time.monotonic(), False, False
         self._all.append(mine)

@@ -36,7 +36,7 @@ _MESSAGE_BYTES = 64_000
 """Two seconds of samples at a time."""
 
 _MOST_HELD_BYTES = 64 * 1024 * 1024
-"""Of samples that wait for the disk, in memory."""
+"""Most bytes of samples in memory that wait for the disk."""
 
 _LEAST_PIECE_S = 15.0
 _PIECES_EACH = 6
@@ -52,7 +52,7 @@ class PieceJournal(Protocol):
         ...
 
     async def keep(self, number: int, recognised: RecognisedPiece) -> None:
-        """One more."""
+        """Store one more piece."""
         ...
 
 
@@ -66,7 +66,7 @@ class _Waiting:
 
 
 class _Channel:
-    """What was understood of one channel; of all of them, where they are mixed."""
+    """Text of one channel; of all channels, if they are mixed."""
 
     def __init__(self, asked: SpeechRequest) -> None:
         self.joiner = Joiner(asked.endpoint_ms / 1000, asked.max_utterance_s)
@@ -92,9 +92,12 @@ class Recording:
         turn: Turn | None = None,
         may_go_on: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`workers`: most pieces that are recognised at once; `writes`: texts go through
-        steps, those that are made of two pieces' words, too; `turn`: is told what
-        is left; `may_go_on`: waited for before each piece."""
+        """Recognise a recording in pieces.
+
+        `workers`: most pieces that are recognised at once; `writes`: texts go through steps, also
+        texts that are joined from two pieces' words; `turn`: receives what is left; `may_go_on`:
+        awaited before each piece.
+        """
         self._pool, self._spools, self._workers = pool, spools, workers
         self._asked, self._piece_s = asked, piece_s
         self._told, self._request_id = told, request_id
@@ -176,7 +179,7 @@ class Recording:
         self._arrived.put_nowait(piece)
 
     async def _collect(self, spool: Spool) -> None:
-        """Samples wait in the spool, and not in our own memory."""
+        """Move samples of pieces that wait into the spool, out of memory."""
         while (piece := await self._arrived.get()) is not None:
             channel = self._channels.setdefault(piece.channel, _Channel(self._asked))
             channel.order.append(piece.number)
@@ -256,7 +259,8 @@ class Recording:
                 self._tell(shown)
 
     async def _as_written(self, segments: list[SpeechSegment]) -> list[SpeechSegment]:
-        """Those that were made anew, of words, go through the steps."""
+        """Return the segments with their texts written for readers; changes only segments that were
+        joined from words."""
         if self._writer is None:
             return segments
         spoken = [
@@ -302,8 +306,8 @@ class Recording:
 
 
 def piece_length(seconds: float, workers: int, most_s: float) -> float:
-    """So that the workers are done at about the same time, and no piece is shorter than makes
-    sense."""
+    """Return a piece length with which the workers finish at about the same time, but not less than
+    the shortest useful one."""
     return min(most_s, max(_LEAST_PIECE_S, seconds / (workers * _PIECES_EACH)))
 
 
@@ -323,6 +327,6 @@ def _segment(caption: Caption, add_s: float, channel: int | None) -> SpeechSegme
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first; the others were told to stop for it."""
+    """Return the first of the errors; the others are cancellations that followed it."""
     first: BaseException = errors.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first

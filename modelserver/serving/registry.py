@@ -1,4 +1,4 @@
-"""Which models are served: found by name or language, loaded, unloaded, and replaced."""
+"""Registry of served models: found by name or language, loaded, unloaded, and replaced."""
 
 import asyncio
 import contextlib
@@ -22,15 +22,15 @@ from supervisor import Cause, Guard, SpoolStore
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 _PHRASES_IDLE_S = 300.0
-"""A model that was loaded for phrases alone is unloaded after so many idle seconds."""
+"""Idle seconds after which a model is unloaded that was loaded for phrases only."""
 _PHRASES_NICER = 5
-"""Its worker's priority is below the others'."""
+"""Increase of the nice value of that model's worker over the others'."""
 _IDLE_LOOK_S = 0.5
 _KEYWORDS_LOOK_S = 1.0
 
 
 class UnknownModel(Refusal):
-    """No model has that name or speaks that language; the message lists the models."""
+    """Error for a request whose model or language is not served; the message lists the models."""
 
     def __init__(self, message: str) -> None:
         super().__init__("model_not_found", message)
@@ -41,7 +41,7 @@ def _no_second_pass(why: str) -> Refusal:
 
 
 async def _load_anyway(needs: int, left: int) -> None:
-    """The model is loaded whatever is left: readings may be late."""
+    """Load the model whatever memory is left: readings may be late."""
 
 
 class ModelRegistry(Mapping[str, ServedModel]):
@@ -198,7 +198,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
             if label in before:
                 served.change(settings_for(settings, label, wanted[label]), wanted[label])
         await self._begin()
-        # Those for phrases are loaded again when somebody asks for them.
+        # Models for phrases are loaded again by the next request for them.
         gone = [before[label] for label in before.keys() - wanted.keys()]
         gone += self._for_phrases.values()
         self._for_phrases = {}
@@ -251,7 +251,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
                 patience = served.own.idle_s
                 since = time.monotonic() - served.used_at
                 if patience and served.idle and since > patience:
-                    await self._unload(served, f"nobody asked for it for {patience:g} s")
+                    await self._unload(served, f"no request for {patience:g} s")
 
     async def _follow_keywords(self) -> None:
         """Read files of keywords that have changed."""

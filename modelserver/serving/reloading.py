@@ -44,14 +44,15 @@ class Reloader:
         configuration: Configuration,
         opened: Callable[[], None] = lambda: None,
     ) -> None:
-        """`opened`: called where keys were needed before a reload, and are not after it."""
+        """Reload `service`. `opened`: called if keys were needed before a reload, and are not after
+        it."""
         self._service, self._opened = service, opened
         self._configuration = configuration
         self._one = asyncio.Lock()
 
     async def reload(self) -> None:
-        """Take over the settings, and load every model anew beside the one that serves; returns
-        when that has begun. Raises `SettingsRefused`."""
+        """Apply the settings, and load every model again beside the one that serves; returns when
+        that has begun. Raises `SettingsRefused`."""
         async with self._one:
             log.info("server.reload_started")
             open_before = self._service.access.open
@@ -94,19 +95,20 @@ class Reloader:
         await self._service.models.change(settings)
 
     def in_force(self) -> list[SettingRow]:
-        """Every setting, with where it is from; what takes a new start, as it will be then."""
+        """Return the settings with their origins; those that need a restart, as they will be
+        then."""
         return [
             SettingRow(field.name, _text(field.shown(value)), origin, field.about)
             for field, value, origin in self._configuration.rows()
         ]
 
     async def reload_if_possible(self) -> None:
-        """The same for whoever cannot be told; what stands in the way is logged."""
+        """Reload for a caller that cannot receive an error, such as a signal: log the error."""
         try:
             await self.reload()
         except SettingsRefused:
             return  # it has been logged, and all is as it was
-        except Exception as error:  # a reload that fails is no reason to end
+        except Exception as error:  # a failed reload does not end the server
             self._service.reload_refused = f"{type(error).__name__}: {error}"
             log.exception("server.reload_failed")
 

@@ -52,7 +52,7 @@ class RequirementSupply:
                 await self._make(requirement)
                 variables = await asyncio.to_thread(requirement.find)
         if variables is None:
-            raise RequirementMissing(f"the {requirement.name} was built, and is not there")
+            raise RequirementMissing(f"the {requirement.name} was built, but is missing")
         return variables
 
     async def _make(self, requirement: models.Requirement) -> None:

@@ -1,5 +1,5 @@
-"""What this process and its children are allowed beside memory, before a model is loaded: where the
-engine's libraries find too little of it they wait for ever, and say nothing."""
+"""Limits other than memory on this process and its children, checked before a model is loaded:
+without enough threads or descriptors the engines' libraries may hang without a message."""
 
 import resource
 
@@ -9,7 +9,7 @@ from supervisor import in_units, read_processes, read_processes_of_user
 _LIBRARIES_BYTES = 900 * 1024 * 1024
 """Address space beside the model's: libraries, their buffers, the allocator's arenas."""
 _THREADS = 6
-"""Of the supervisor, and those that loading starts for a while."""
+"""Threads of the supervisor, and those that loading starts for a while."""
 
 
 def not_allowed(choice: Choice, workers: int) -> str | None:

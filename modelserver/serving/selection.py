@@ -19,7 +19,7 @@ from modelserver.settings import Settings
 from supervisor import Headroom, TargetUnavailable, available_memory, in_units, usable_cpus
 
 LEAST_GROWTH = 32 << 20
-"""Bytes: what a worker can work with at the least, if its model would let it grow by more."""
+"""Least bytes of growth that a worker can work with, if its model would let it grow by more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,12 @@ class Choice:
     engine: str
     form: models.Form
     shown: int = 0
-    """Bytes that a load of it has shown it to need at the least, if one was ended for that."""
+    """Least bytes that the model needs, as known from a load that was stopped because memory ran
+    out; 0 if there was none."""
     takes_phrases: bool = False
-    """Whether a form of the model, maybe another one, takes phrases that a request names."""
+    """True if a form of the model, perhaps another one, accepts phrases."""
     last: bool = False
-    """There is no other form to load if this one fails."""
+    """True if there is no other form to load if this one fails."""
     passed_over: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     missing: str | None = None
@@ -59,15 +60,15 @@ class Choice:
 
     @property
     def loading_bytes(self) -> int:
-        """Most bytes that the process that loads it holds, before there are workers."""
+        """Most bytes that the loading process holds, before there are workers."""
         return max(self.model_bytes, self.prediction.most_while_loading)
 
     def serving_bytes(self, workers: int) -> int:
-        """Return the bytes that it and so many workers take at the least, once it is loaded."""
+        """Return the least bytes of the loaded model and `workers` workers."""
         return self.model_bytes + workers * min(self.prediction.growth, LEAST_GROWTH)
 
     def needs(self, workers: int) -> int:
-        """Return the bytes that it and so many workers take at the least, loading included."""
+        """Return the least bytes of the model and `workers` workers, loading included."""
         return max(self.loading_bytes, self.serving_bytes(workers))
 
     def workers_within(self, headroom: int) -> int:
@@ -92,7 +93,7 @@ def worker_count(settings: Settings) -> int:
 
 
 def workers_text(count: int) -> str:
-    """Return so many of them, for a sentence."""
+    """Return a number of workers in words."""
     return f"{count} workers" if count != 1 else "1 worker"
 
 
@@ -105,10 +106,8 @@ def candidates(
     phrases: bool = False,
 ) -> list[Choice]:
     """Return the forms of an installed model that can be loaded, best first; with `phrases`, those
-    that take phrases. `unavailable`: requirements that cannot be had, with the reason.
-
-    Reads directories and first bytes. Raises `models.ModelError`.
-    """
+    that accept phrases. `unavailable`: requirements that cannot be met, with the reason. Reads
+    directories and first bytes. Raises `models.ModelError`."""
     lessons, unavailable = lessons or Lessons(), unavailable or {}
     if (problem := lessons.unusable.get(location.directory)) is not None:
         raise models.ModelError("model_damaged", f"{location.directory} is not used: {problem}")

@@ -104,7 +104,7 @@ class ServedModel:
 
     @property
     def abilities(self) -> models.Abilities | None:
-        """What it can do of what a request may ask; None while that is not known."""
+        """Abilities of the model; None while they are unknown."""
         found = self.report().get("abilities")
         return (
             self._loading.abilities if found is None else msgspec.convert(found, models.Abilities)
@@ -140,12 +140,12 @@ class ServedModel:
 
     @property
     def on_demand(self) -> bool:
-        """Whether it is loaded by the first request that asks for it."""
+        """True if the first request for the model loads it."""
         return self.own.load == "first_use"
 
     @property
     def idle(self) -> bool:
-        """Whether it is loaded, and no request uses it or waits for it."""
+        """True if the model is loaded, and no request uses it or waits for it."""
         return self.pool is not None and not self._usage.count
 
     async def out_of_use(self) -> None:
@@ -221,7 +221,7 @@ class ServedModel:
         if self.pool is None:
             self._preparation.settings = settings
         elif self._preparation.progress is not None and same_preparation(before, settings):
-            self.pool.renew()  # what is being prepared goes on
+            self.pool.renew()  # the preparation continues
         else:
             self._preparation.renew(self.pool, settings)
 

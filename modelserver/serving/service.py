@@ -30,16 +30,16 @@ from supervisor import (
 )
 
 _MOST_BYTES_PER_S = 2 * 2 * 48_000
-"""Of an audio file, as good as always: until it has been seen it is taken for no longer than that
-makes it, so that it is not refused for a length that it does not have. A job's size, for the pool,
-is seconds of audio."""
+"""Most bytes per second of almost any audio file: until an upload has been probed its length is
+assumed to be no longer than its size divided by this, so that it is not refused for a length that
+it does not have. The pool counts a job's size in seconds of audio."""
 
 
 class SpeechService:
     """Use as `async with`; entering returns at once, while models load."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `supervisor.AllocatorMissing`."""
+        """Prepare the service. Raises `supervisor.AllocatorMissing`."""
         choose_allocator(Allocator(settings.debug.allocator), find_jemalloc())
         self.settings = settings
         self.url = ""
@@ -148,9 +148,9 @@ class SpeechService:
         """Return sentences that say why what is served is not what the settings say now."""
         said = []
         if self.reload_refused is not None:
-            said.append(f"the settings were not taken over: {self.reload_refused}")
+            said.append(f"the reload was rejected: {self.reload_refused}")
         said += [
-            f"{served.label} was not loaded anew, and serves as it was: {reason}"
+            f"{served.label} was not reloaded, and serves as before: {reason}"
             for served in self.models.values()
             if served.pool is not None and (reason := served.pool.not_renewed()) is not None
         ]

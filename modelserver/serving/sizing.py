@@ -7,9 +7,10 @@ from modelserver.settings import Settings
 from supervisor import in_units
 
 AT_ONCE_EACH = 2
-"""What a worker is given by who hands out work: one that it works on, and one on its way."""
+"""Requests for each worker that a distributor of work keeps open: one in progress, and one on its
+way."""
 SUPERVISOR_BYTES = 80_000_000
-"""What the supervisor takes, with what its work brings (measured: 62 MB)."""
+"""Bytes of the supervisor, with what its work adds (measured: 62 MB)."""
 _MARGIN = 1.25
 """The bound over what is asked for: so that the guard acts, and not the kernel."""
 _STEP = 64 << 20
@@ -18,8 +19,9 @@ _PREPARE_MARGIN = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Of a server with so many workers, in bytes. `kept`: what cannot be taken back; `cached`: file
-    cache for full speed, which a memory cgroup counts too, but gives back when it is needed."""
+    """Bytes that a server with `workers` workers needs. `kept`: memory that cannot be reclaimed;
+    `cached`: file cache for full speed, which a memory cgroup counts too, but gives back when
+    needed."""
 
     workers: int
     kept: int
@@ -44,7 +46,8 @@ def server_needs(prediction: models.Prediction, workers: int, settings: Settings
 
 
 def kubernetes_patch(location: models.ModelLocation, needs: Needs) -> str:
-    """For `deploy/kubernetes`: what its containers ask for. Raises `models.ModelError`."""
+    """Return a patch of the containers' resources for `deploy/kubernetes`. Raises
+    `models.ModelError`."""
     store = models.engine_of(location.directory).store
     preparing = store.needs(location) if store is not None else None
     return f"""\

@@ -1,5 +1,5 @@
-"""From a recording that was admitted to what is said in it: by one worker, or, if it is long, in
-pieces by all."""
+"""Transcription of an admitted recording: by one worker, or, if it is long, in pieces by all
+workers."""
 
 import asyncio
 import contextlib
@@ -29,14 +29,14 @@ class Recognized:
     queued_s: float
     run_s: float
     deaths: tuple[Death, ...] = ()
-    """Of workers, of earlier attempts at it."""
+    """Deaths of workers in earlier attempts at the recording."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """One recording, as it is `asked`. `timeout_s`: seconds that it may take; `told` receives its
-    progress; with a `journal` it is recognised in the background, in pieces whose results are
-    stored, however short it is."""
+    """Transcription of one recording, as `asked`. `timeout_s`: seconds that it may take; `told`
+    receives its progress; with a `journal` it is recognised in the background, in pieces whose
+    results are stored, however short it is."""
 
     service: SpeechService
     served: ServedModel

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class Usage:
-    """Counts those inside; whoever wants it to go waits for the last of them."""
+    """Count of the users of a model; `over` waits for the last of them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -26,5 +26,5 @@ class Usage:
                 self._unused.set()
 
     async def over(self) -> None:
-        """Wait until there is no user."""
+        """Wait until there are no users."""
         await self._unused.wait()

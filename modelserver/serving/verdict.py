@@ -6,7 +6,7 @@ from modelserver.serving.service import SpeechService
 from supervisor import PoolState, PoolStatus, in_units
 
 RECENT_S = 60.0
-"""How long the end of a process is a reason."""
+"""Seconds for which the unexpected end of a process degrades the health."""
 
 
 def in_a_line(service: SpeechService) -> str:
@@ -32,7 +32,7 @@ def verdict(service: SpeechService, status: PoolStatus) -> tuple[str, list[str]]
             )
         if guard.state.starved:
             reasons.append(
-                "the model is starved: the kernel takes its pages back and reads them again; "
+                "the model is starved: the kernel evicts its pages and reads them again; "
                 f"{status.starved_needs} would end it"
             )
         if guard.spools_refused is not None:

@@ -1,7 +1,8 @@
-"""Every setting: what there is, and where its value comes from.
+"""Settings: their names, and where their values come from.
 
-`modelserver.ready` reads `host` and `port` by itself, without importing this: a health check must
-cost neither time nor memory."""
+`modelserver.ready` reads `host` and `port` without importing this: a health check must cost neither
+time nor memory.
+"""
 
 from modelserver.settings.schema import (
     AdminSettings,

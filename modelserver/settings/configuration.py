@@ -32,20 +32,20 @@ FLAG = "flag"
 
 CONFIG_VARIABLE = "MODELSERVER_CONFIG"
 KEY_VARIABLE = ENVIRONMENT_PREFIX + "KEY"
-"""What a client of ours sends as its key."""
+"""Variable with the key that our own clients send."""
 HANDOVER_VARIABLE = ENVIRONMENT_PREFIX + "HANDOVER"
 """The descriptor of the wire to the server before, for its successor."""
 _NO_SETTINGS = (CONFIG_VARIABLE, KEY_VARIABLE, HANDOVER_VARIABLE)
 SYSTEM_FILE = Path("/etc/modelserver.toml")
 INSTALLED_FILE = Path(sys.prefix, "share", "modelserver", "defaults.toml")
-"""What an installation as a system service sets in place of our defaults; `make install` puts it
-there."""
+"""File with the defaults of an installation as a system service; `make install` puts it there."""
 
 _HARMLESS = re.compile(r"-?[0-9.]{1,8}|true|false|on|off|auto", re.IGNORECASE)
 """Values of unknown settings that are shown: another may be a secret whose name is misspelt."""
 _SERVICE_LINK = re.compile(r"MODELSERVER_(SERVICE_(HOST|PORT)|PORT_[0-9]+)(_\w+)?")
 _LINK = re.compile(r"(tcp|udp|sctp)://")
-"""What Kubernetes sets in every pod beside a Service that is called modelserver."""
+"""Value of variables that Kubernetes sets in every pod beside a Service that is called modelserver.
+"""
 
 _LABEL = re.compile(r"^[\w-]{1,64}$", re.ASCII)
 
@@ -66,10 +66,10 @@ class Configuration:
     settings: Settings
     origins: Mapping[str, str]
     again: Callable[[], "Configuration"]
-    """Read all of it anew, from the same places. Raises `ConfigurationError`."""
+    """Read all sources again. Raises `ConfigurationError`."""
 
     def rows(self) -> Iterator[tuple[Field, Any, str]]:
-        """Every setting with its value and origin, in the order they are declared."""
+        """Yield the settings with their values and origins, in the order of declaration."""
         for field in fields():
             value = value_of(self.settings, field.name)
             yield field, value, self.origins.get(field.name, "default")
@@ -84,11 +84,9 @@ class Configuration:
 def read_configuration(
     file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
 ) -> Configuration:
-    """What is in force.
-
-    `file`: None for the one that `MODELSERVER_CONFIG` names, or else /etc/modelserver.toml if it
-    is there. `flags`: dotted names to values; None is not given. Raises `ConfigurationError`.
-    """
+    """Return the configuration in force. `file`: None for the one that `MODELSERVER_CONFIG` names,
+    or else /etc/modelserver.toml if it exists. `flags`: values by dotted name; None means not
+    given. Raises `ConfigurationError`."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     known = {field.name: field for field in fields()}

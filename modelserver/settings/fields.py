@@ -1,4 +1,4 @@
-"""One setting: its name, its variable, its flag, its bounds, and its value from text."""
+"""Description of one setting: its name, variable, flag and bounds, and its value from text."""
 
 import functools
 import ipaddress
@@ -43,15 +43,16 @@ class Field:
     name: str
     annotation: Any
     unit: str = ""
-    """What its text or its parts are: "bytes", "networks", "hosts", "origins" or "text steps"."""
+    """Kind of its text or of its parts: "bytes", "networks", "hosts", "origins" or "text steps"."""
     flag: str = ""
-    """Its flag; empty if it has none."""
+    """Command-line flag; empty if there is none."""
     per_model: bool = False
     """`[models.NAME]` may set it too."""
     restart: bool = False
     """A changed value takes effect at the next start, not at a reload."""
     prepares: Literal["", "needs", "makes"] = ""
-    """Whether the process that prepares a model needs it, or it also decides what is made."""
+    """True if the process that prepares a model needs the setting, or the setting also decides what
+    is made."""
 
     @property
     def variable(self) -> str:
@@ -180,7 +181,7 @@ def without_secrets(text: str) -> str:
 
 @functools.cache
 def fields() -> tuple[Field, ...]:
-    """Every setting, in the order of declaration."""
+    """Return the settings in the order of declaration."""
     return tuple(_fields_of(Settings, "", restart=False))
 
 
@@ -219,7 +220,7 @@ def _to_path(kind: type, value: Any) -> Path:
 
 
 def bytes_of(text: str) -> int:
-    """A size in bytes, from text such as "64MiB". Raises `ValueError`."""
+    """Parse a size in bytes, such as "64MiB". Raises `ValueError`."""
     match = _SIZE.match(text)
     if match is None:
         raise ValueError(text)

@@ -4,7 +4,7 @@ from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.changes import with_values
 
 DEFAULT_LABEL = "default"
-"""What the model is called that the settings name outside of `[models.LABEL]`."""
+"""Label of the model that the settings name outside of `[models.LABEL]`."""
 
 
 def own_settings(settings: Settings) -> dict[str, ModelSettings]:

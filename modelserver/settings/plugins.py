@@ -17,7 +17,7 @@ def known_steps() -> list[str]:
 
 
 def load_step(name: str) -> Any:
-    """What the installed step of that name is. Raises whatever loading it raises."""
+    """Return the installed step `name`. Raises whatever loading it raises."""
     return next(step for step in _installed() if step.name == name).load()
 
 

@@ -1,9 +1,8 @@
-"""Every setting: its default, its bounds, what it is for, and how it behaves.
+"""Schema of the settings: their defaults, bounds, purposes, and behaviour.
 
-All that is known of a setting stands here once; flags, variables, `[models.NAME]`, `modelserver
-config`, the admin page and the reload derive theirs from it (`modelserver.settings.fields`). Only
-`modelserver.ready` reads `host` and `port` by itself, because it may import nothing.
-
+Each fact about a setting is here once; flags, variables, `[models.NAME]`, `modelserver config`, the
+admin page and the reload derive theirs from it (`modelserver.settings.fields`). Only
+`modelserver.ready` reads `host` and `port` itself, because it must not import anything.
 `configuration` fills this from a file, the environment and flags. A setting in a section is written
 `section.name`; sizes are bytes, or text such as "64MiB".
 """
@@ -57,11 +56,11 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of the sections."""
 
     restart: ClassVar[bool] = False
-    """Every setting of the section takes effect at the next start only."""
+    """True if all settings of the section take effect only at the next start."""
 
 
 class WorkerSettings(Section, frozen=True):
-    """`[workers]`"""
+    """Section `[workers]`: how many processes recognise speech, and how."""
 
     restart = True
 
@@ -73,14 +72,15 @@ class WorkerSettings(Section, frozen=True):
     budget: Annotated[
         BytesOrAuto,
         _about(
-            "a worker that has grown by more than this is replaced after its request, and at 1.5 "
-            "times this at once; auto: its share of the memory left beside the model"
+            "memory by which a worker may grow; beyond it the worker is replaced after its "
+            "request, and beyond 1.5 times as much at once; auto: its share of the memory left "
+            "beside the model"
         ),
     ] = "auto"
 
 
 class MemoryLimitSettings(Section, frozen=True):
-    """`[memory]`"""
+    """Section `[memory]`: how much memory the server may use."""
 
     restart = True
 
@@ -94,7 +94,7 @@ class MemoryLimitSettings(Section, frozen=True):
 
 
 class LimitSettings(Section, frozen=True):
-    """`[limits]`"""
+    """Section `[limits]`: what one request may take."""
 
     body: Annotated[
         Bytes, _about("largest request body; the default holds an hour of 48 kHz stereo")
@@ -106,46 +106,50 @@ class LimitSettings(Section, frozen=True):
         _about("requests admitted beyond those that the workers run at once", restart=True),
     ] = _POOL.queue
     request_s: Annotated[
-        Seconds, _about("longest time from the end of an upload to its answer")
+        Seconds, _about("longest time from the end of an upload to its answer, in seconds")
     ] = 300.0
     upload_idle_s: Annotated[
-        Seconds, _about("an upload that sends nothing for this long is rejected")
+        Seconds, _about("seconds without data after which an upload is rejected")
     ] = 30.0
     upload_min_bytes_s: Annotated[
         Bytes,
-        _about("least bytes a second of an upload, after upload_idle_s; a slower one is rejected"),
+        _about(
+            "slowest upload, in bytes a second, measured after upload_idle_s; a slower one is "
+            "rejected"
+        ),
     ] = 1000
 
 
 class StreamSettings(Section, frozen=True):
-    """`[streams]`"""
+    """Section `[streams]`: live streams."""
 
     restart = True
 
     idle_s: Annotated[
         Seconds,
-        _about("a live stream that receives nothing for this long gets its final result and ends"),
+        _about("seconds without data after which a live stream gets its final result and ends"),
     ] = 60.0
     longest_s: Annotated[
-        Seconds, _about("longest live stream; an older one gets its final result and is closed")
+        Seconds, _about("seconds after which a live stream gets its final result and is closed")
     ] = 4 * 3600.0
     share: Annotated[
         float,
         Meta(gt=0, le=1),
         _about(
-            "share of the workers' time that all live streams together may need; more are rejected"
+            "share of the workers' time that all live streams together may need; further streams "
+            "are rejected"
         ),
     ] = _POOL.streams.share
 
 
 class JobSettings(Section, frozen=True):
-    """`[jobs]`: recordings that are transcribed when there is time, and stored until they are
-    fetched."""
+    """Section `[jobs]`: recordings that are transcribed when there is time, and stored until they
+    are fetched."""
 
     restart = True
 
     directory: Annotated[
-        Path, _about("where jobs are stored, so that they survive a restart; on a local disk")
+        Path, _about("directory of the jobs, which survive a restart; on a local disk")
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_STATE_HOME", ".local/state") / "jobs"
     )
@@ -174,9 +178,9 @@ class JobSettings(Section, frozen=True):
             "transcripts use half of it the oldest are deleted"
         ),
     ] = 10 * 1024 * 1024 * 1024
-    keep_s: Annotated[Seconds, _about("a finished job is deleted after this time")] = (
-        7 * 24 * 3600.0
-    )
+    keep_s: Annotated[
+        Seconds, _about("seconds after which a finished job is deleted, with its transcript")
+    ] = 7 * 24 * 3600.0
     url_hosts: Annotated[
         Hosts,
         _about(
@@ -190,13 +194,13 @@ class JobSettings(Section, frozen=True):
     webhook_secret_file: Annotated[
         str, _about("a file with the secret that signs webhooks; required with webhook_hosts")
     ] = ""
-    webhook_s: Annotated[Seconds, _about("a webhook that fails is sent again for this long")] = (
-        24 * 3600.0
-    )
+    webhook_s: Annotated[
+        Seconds, _about("seconds for which a webhook that fails is sent again")
+    ] = 24 * 3600.0
 
 
 class TextSettings(Section, frozen=True):
-    """`[text]`: what is done to a text once it is recognised."""
+    """Section `[text]`: processing of text after recognition."""
 
     steps: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],
@@ -220,13 +224,13 @@ class TextSettings(Section, frozen=True):
 
 
 class VoskEngineSettings(Section, frozen=True):
-    """`[engines.vosk]`: how models of Vosk are loaded."""
+    """Section `[engines.vosk]`: how Vosk models are loaded."""
 
     simd: Annotated[
         Literal["auto", "on", "off"],
         _about(
-            "SIMD library for the network and the search, built on first use, which lays the "
-            "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a "
+            "SIMD library for the network and the search, which is built on first use and lays "
+            "the weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a "
             "static graph, if the library can be built",
             flag="--simd",
             prepares="needs",
@@ -259,12 +263,12 @@ class VoskEngineSettings(Section, frozen=True):
 
 
 class OnnxEngineSettings(Section, frozen=True):
-    """`[engines.onnx]`: how ONNX models are loaded."""
+    """Section `[engines.onnx]`: how ONNX models are loaded."""
 
     voice_activity: Annotated[
         Literal["silero", "loudness"],
         _about(
-            "what decides where somebody speaks: silero, a network that knows speech from other "
+            "how speech is found in audio; silero: by a network that tells speech from other "
             "sounds; loudness: whatever is loud is recognised",
             per_model=True,
         ),
@@ -272,23 +276,23 @@ class OnnxEngineSettings(Section, frozen=True):
     hotwords: Annotated[
         Literal["auto", "on", "off"],
         _about(
-            "search that can prefer keywords, with transducers; on: for all requests, which are "
-            "slower for it; auto: for those with keywords, if the model is prepared or small",
+            "search that can prefer keywords, with transducers; on: for all requests, which makes"
+            " them slower; auto: for those with keywords, if the model is prepared or small",
             per_model=True,
         ),
     ] = "auto"
 
 
 class EngineSections(Section, frozen=True):
-    """`[engines]`: a section for each engine."""
+    """Section `[engines]`, with a section for each engine."""
 
     vosk: VoskEngineSettings = VoskEngineSettings()
     onnx: OnnxEngineSettings = OnnxEngineSettings()
 
 
 class VoskSettings(Section, frozen=True):
-    """`[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port (`/` and
-    `/ws`) and on one of its own."""
+    """Section `[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port
+    (`/` and `/ws`) and on one of its own."""
 
     restart = True
 
@@ -301,12 +305,12 @@ class VoskSettings(Section, frozen=True):
     ] = 0
     sample_rate: Annotated[
         Annotated[int, Meta(ge=1000, le=192_000)],
-        _about("samples a second, if the client does not send a rate"),
+        _about("sample rate in Hz, if the client does not send one"),
     ] = 8000
 
 
 class WyomingSettings(Section, frozen=True):
-    """`[wyoming]`: the protocol of Home Assistant's voice assistants."""
+    """Section `[wyoming]`: the protocol of Home Assistant's voice assistants."""
 
     restart = True
 
@@ -328,7 +332,7 @@ class WyomingSettings(Section, frozen=True):
 
 
 class AuthSettings(Section, frozen=True):
-    """`[auth]`: keys for the public side, and what a client with one of them may take."""
+    """Section `[auth]`: keys for the public side, and the limits of each key."""
 
     keys_file: Annotated[
         str,
@@ -346,7 +350,8 @@ class AuthSettings(Section, frozen=True):
 
 
 class AssistantSettings(Section, frozen=True):
-    """`[assistant]`: a language model that answers what was said, on the page and at `/api/ask`."""
+    """Section `[assistant]`: a language model that answers questions, on the page and at
+    `/api/ask`."""
 
     url: Annotated[
         str,
@@ -356,7 +361,9 @@ class AssistantSettings(Section, frozen=True):
             '"http://127.0.0.1:11434/v1"; empty: none'
         ),
     ] = ""
-    model: Annotated[str, _about("the name of its model; some servers need none")] = ""
+    model: Annotated[
+        str, _about("name of the language model on that server; some servers need none")
+    ] = ""
     key_file: Annotated[
         str, _about("a file with the API key for that server; clients never see it")
     ] = ""
@@ -365,7 +372,9 @@ class AssistantSettings(Section, frozen=True):
         "probably meant. Answer in the language of the question, briefly, in plain sentences that "
         "can be read aloud, without Markdown."
     )
-    timeout_s: Annotated[Seconds, _about("longest pause before and within an answer")] = 30.0
+    timeout_s: Annotated[
+        Seconds, _about("longest pause before and within an answer, in seconds")
+    ] = 30.0
     history_turns: Annotated[
         int, Meta(ge=0, le=1000), _about("earlier questions and answers sent with each question")
     ] = 10
@@ -377,7 +386,7 @@ class AssistantSettings(Section, frozen=True):
 
 
 class CorsSettings(Section, frozen=True):
-    """`[cors]`"""
+    """Section `[cors]`: web pages of other sites that may use the server."""
 
     origins: Annotated[
         tuple[str, ...],
@@ -390,7 +399,7 @@ Networks = Annotated[tuple[str, ...], Meta(extra={"unit": "networks"})]
 
 
 class ProxySettings(Section, frozen=True):
-    """`[proxies]`"""
+    """Section `[proxies]`: gateways whose headers are trusted."""
 
     trusted: Annotated[
         Networks, _about("addresses or networks of gateways whose X-Forwarded-For is trusted")
@@ -398,34 +407,41 @@ class ProxySettings(Section, frozen=True):
 
 
 class SpoolSettings(Section, frozen=True):
-    """`[spool]`"""
+    """Section `[spool]`: where uploads wait."""
 
     restart = True
 
     memory_total: Annotated[
         Bytes, _about("memory for all uploads together; beyond it they go to disk")
     ] = _SPOOLS.memory_total
-    directory: Annotated[Path, _about("where uploads go that are not held in memory")] = Path(
-        "/var/tmp"  # noqa: S108 - unnamed files only; /tmp may be memory
+    directory: Annotated[Path, _about("directory of the uploads that are not held in memory")] = (
+        Path(
+            "/var/tmp"  # noqa: S108 - unnamed files only; /tmp may be memory
+        )
     )
 
 
 class ModelSettings(Section, frozen=True):
-    """`[models.NAME]`: one of several models. What is not set is as it is for all."""
+    """Section `[models.NAME]`: one of several models. Missing values are those for all models."""
 
     model: Annotated[
-        Names | None, _about("as the setting `model`; by default the section's name")
+        Names | None, _about("as the setting `model`; default: the section's name")
     ] = None
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=1024)] | None, _about("as the setting `workers.count`")
     ] = None
     load: Annotated[
         Literal["start", "first_use"],
-        _about("load the model when the server starts, or with the first request for it"),
+        _about(
+            "when the model is loaded; start: with the server; first_use: by the first request "
+            "for it"
+        ),
     ] = "start"
     idle_s: Annotated[
         SecondsOrZero,
-        _about("with first_use: unload the model after this time without requests; 0: never"),
+        _about(
+            "with first_use: seconds without requests after which the model is unloaded; 0: never"
+        ),
     ] = 0.0
     second_pass: Annotated[
         str,
@@ -439,7 +455,7 @@ class ModelSettings(Section, frozen=True):
 
 
 class AdminSettings(Section, frozen=True):
-    """`[admin]`"""
+    """Section `[admin]`: the admin side."""
 
     restart = True
 
@@ -465,7 +481,7 @@ class AdminSettings(Section, frozen=True):
 
 
 class LogSettings(Section, frozen=True):
-    """`[log]`"""
+    """Section `[log]`: the log."""
 
     restart = True
 
@@ -476,15 +492,16 @@ class LogSettings(Section, frozen=True):
     format: Annotated[
         Literal["auto", "text", "json"],
         _about(
-            "auto: colours on a terminal, else one line of key=value for each event",
+            "format of log lines; text: key=value; json: one object for each event; auto: colours"
+            " on a terminal, else text",
             flag="--log-format",
         ),
     ] = "auto"
 
 
 class DebugSettings(Section, frozen=True):
-    """`[debug]`: for measurements, tests and odd machines. The defaults are right elsewhere, and
-    names here may change with any release."""
+    """Section `[debug]`: for measurements, tests and odd machines. The defaults are right
+    elsewhere, and names here may change with any release."""
 
     allocator: Annotated[
         Literal["auto", "jemalloc", "glibc"],
@@ -496,7 +513,10 @@ class DebugSettings(Section, frozen=True):
     ] = "auto"
     warmup: Annotated[
         Literal["clips", "noise", "none"],
-        _about("what is decoded before the first request: bundled speech, noise, or nothing"),
+        _about(
+            "audio that is decoded before the first request; clips: bundled speech; none: nothing; "
+            "with the SIMD library at least one clip is decoded, to check it"
+        ),
     ] = "clips"
     nice: Annotated[
         int,
@@ -518,35 +538,36 @@ class DebugSettings(Section, frozen=True):
     long_from_s: Annotated[
         Seconds,
         _about(
-            "a recording of at least this length is cut into pieces, which all idle workers "
+            "length in seconds from which a recording is cut into pieces, which all idle workers "
             "transcribe in parallel"
         ),
     ] = 60.0
     long_piece_s: Annotated[
         Annotated[float, Meta(ge=5, le=600)],
-        _about("longest piece; it is cut in a pause if there is one"),
+        _about("longest piece, in seconds; it is cut in a pause if there is one"),
     ] = 45.0
     spool_memory_each: Annotated[
-        Bytes, _about("an upload larger than this goes to a file on disk", restart=True)
+        Bytes, _about("size above which an upload goes to a file on disk", restart=True)
     ] = _SPOOLS.memory_each
     stream_message: Annotated[Bytes, _about("largest message of a live stream", restart=True)] = (
         1024 * 1024
     )
     stream_ping_s: Annotated[
-        Seconds, _about("interval of WebSocket pings on live streams", restart=True)
+        Seconds, _about("seconds between WebSocket pings on live streams", restart=True)
     ] = 20.0
     stream_replay_s: Annotated[
         Seconds,
         _about(
-            "audio of each live stream, since its last final result, that is held for a replay on "
-            "another worker",
+            "seconds of audio of each live stream, since its last final result, that are held for"
+            " a replay on another worker",
             restart=True,
         ),
     ] = _POOL.streams.replay
     hang_s: Annotated[
         Seconds,
         _about(
-            "a worker that shows no sign of life for this long is killed and replaced", restart=True
+            "seconds without a sign of life after which a worker is killed and replaced",
+            restart=True,
         ),
     ] = _POOL.hang_s
     memory_reserve: Annotated[
@@ -556,7 +577,9 @@ class DebugSettings(Section, frozen=True):
         ),
     ] = "auto"
     endpoint_ms: Annotated[
-        int, Meta(ge=200, le=10_000), _about("silence that ends a spoken question on the page")
+        int,
+        Meta(ge=200, le=10_000),
+        _about("silence that ends a spoken question on the page, in milliseconds"),
     ] = 600
 
 
@@ -595,9 +618,16 @@ REMOVED = {
 
 
 class Settings(Section, frozen=True):
-    """All settings."""
+    """Settings of the server."""
 
-    host: Annotated[str, _about("address to listen on", flag="--host", restart=True)] = "127.0.0.1"
+    host: Annotated[
+        str,
+        _about(
+            "address to listen on; 0.0.0.0: all addresses of this machine",
+            flag="--host",
+            restart=True,
+        ),
+    ] = "127.0.0.1"
     port: Annotated[
         Port, _about("port to listen on; 0: any free one", flag="--port", restart=True)
     ] = 8091
@@ -605,15 +635,15 @@ class Settings(Section, frozen=True):
         tuple[Annotated[str, Meta(min_length=1)], ...],
         _about(
             'public names of this server, such as "speech.example.org", "*.example.org" or "*"; '
-            "addresses and local names always work. Where no key is needed, requests with other "
-            "names are rejected: a web page could point its own name here"
+            "addresses and local names always work. If no key is needed, requests with other "
+            "names are rejected, because a web page could point its own name at this server"
         ),
     ] = ()
     model: Annotated[
         Names,
         _about(
-            'a name in models_dir, a path, or "auto" (the installed default); of several, the '
-            "first that fits into memory is served",
+            'model to serve: a name in models_dir, a path, or "auto" (the installed default); of '
+            "several, the first that fits into memory",
             flag="--model",
             prepares="makes",
         ),
@@ -621,19 +651,20 @@ class Settings(Section, frozen=True):
     language: Annotated[
         str,
         _about(
-            "language of the model, as a BCP 47 tag; empty: as the model's name says",
+            "language of the model, as a BCP 47 tag such as zh or en-US; empty: the one in the "
+            "model's name",
             flag="--language",
             per_model=True,
             prepares="makes",
         ),
     ] = ""
     models_dir: Annotated[
-        Path, _about("where models are installed", flag="--models-dir", prepares="makes")
+        Path, _about("directory of the installed models", flag="--models-dir", prepares="makes")
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_DATA_HOME", ".local/share") / "models"
     )
     prepared_dir: Annotated[
-        Path, _about("where prepared models are stored", flag="--prepared-dir", prepares="makes")
+        Path, _about("directory of the prepared models", flag="--prepared-dir", prepares="makes")
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_CACHE_HOME", ".cache") / "prepared"
     )
@@ -659,9 +690,9 @@ class Settings(Section, frozen=True):
     sandbox: Annotated[
         Literal["auto", "on", "off"],
         _about(
-            "what workers give up after warm-up: opening files, starting processes, connecting, "
-            "signalling others; auto: as much as this machine allows; on: all of it, or nothing "
-            "is served",
+            "rights that workers drop after warm-up: opening files, starting processes, "
+            "connecting, signalling others; auto: as many as this machine allows; on: all of "
+            "them, or no model is served",
             flag="--sandbox",
             restart=True,
         ),
@@ -669,8 +700,8 @@ class Settings(Section, frozen=True):
     profile: Annotated[
         Literal["fast", "balanced", "accurate"],
         _about(
-            "how much work goes into the same audio, if a request does not say; balanced: as the "
-            "model was published",
+            "work for the same audio, if a request names no profile; fast: less, accurate: more; "
+            "balanced: as the model was published",
             flag="--profile",
             per_model=True,
         ),
@@ -678,20 +709,21 @@ class Settings(Section, frozen=True):
     keywords_file: Annotated[
         str,
         _about(
-            "a file with words and names that are likely to be said, one a line, which is read "
-            "again when it changes; they are preferred as a request's `keywords` are; empty: none",
+            "a file with words and names that are likely to be said, one a line; it is read again"
+            " when it changes, and its words are preferred like a request's `keywords`; empty: "
+            "none",
             flag="--keywords-file",
             per_model=True,
         ),
     ] = ""
     drain_s: Annotated[
-        SecondsOrZero, _about("how long running requests may take to finish after SIGTERM")
+        SecondsOrZero, _about("seconds that running requests may take to finish after SIGTERM")
     ] = 30.0
     notice_s: Annotated[
         SecondsOrZero,
         _about(
-            "how long, after SIGTERM, requests are still accepted while /readyz and the agent "
-            "already report the end, for gateways that poll"
+            "seconds after SIGTERM during which requests are still accepted while /readyz and the"
+            " agent already report the end, for gateways that poll"
         ),
     ] = 0.0
     workers: WorkerSettings = WorkerSettings()
@@ -712,4 +744,4 @@ class Settings(Section, frozen=True):
     log: LogSettings = LogSettings()
     debug: DebugSettings = DebugSettings()
     models: dict[str, ModelSettings] = {}
-    """`[models.NAME]`: several models at once, the first for requests that name none."""
+    """Sections `[models.NAME]`: several models at once, the first for requests that name none."""

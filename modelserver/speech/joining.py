@@ -20,29 +20,29 @@ _LONGEST_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class RecognisedPiece:
-    """What was understood of a piece; times from the start of the recording. Its own are `begin` to
-    `end`; `paused`: nobody speaks at its end."""
+    """Recognised piece; times from the start of the recording. `begin` to `end` is its own part;
+    `paused`: it ends in a pause."""
 
     begin: float
     end: float
     paused: bool
     segments: list[SpeechSegment]
-    """With their words, if the model has words."""
+    """Segments with their words, if the model has words."""
 
 
 class Joiner:
     """Give it the pieces in order; each brings the segments that are complete with it."""
 
     def __init__(self, pause_s: float = 0.0, longest_s: float = 0.0) -> None:
-        """`pause_s`: silence that ends a segment, `longest_s`: length at which one ends; 0: a
-        segment ends with its piece, if there is a pause."""
+        """Join pieces. `pause_s`: seconds of silence that end a segment, `longest_s`: length at
+        which a segment ends; 0: a segment ends with its piece, if there is a pause."""
         self._pause_s, self._longest_s = pause_s, longest_s
         self._before: RecognisedPiece | None = None
         self._open: list[SpeechSegment] = []
         """Of the piece before, what may still change."""
 
     def add(self, piece: RecognisedPiece) -> list[SpeechSegment]:
-        """The next one."""
+        """Add the next piece; return the segments that are complete."""
         before, self._before = self._before, piece
         segments = list(piece.segments)
         if before is None:
@@ -59,7 +59,7 @@ class Joiner:
         return done
 
     def _are_one(self, earlier: SpeechSegment, later: SpeechSegment, *, paused: bool) -> bool:
-        """Return whether an utterance goes on across the seam."""
+        """Return whether an utterance continues across the seam."""
         length_s = later.end - earlier.start
         if not paused and _is_one_utterance(earlier, later):
             return length_s <= self._longest_s or not self._longest_s
@@ -69,7 +69,7 @@ class Joiner:
         return gap_s < self._pause_s and length_s <= (self._longest_s or _LONGEST_S)
 
     def finish(self) -> list[SpeechSegment]:
-        """There are no more."""
+        """Return the segments that are still open, after the last piece."""
         done, self._open = self._open, []
         return done
 
@@ -77,8 +77,8 @@ class Joiner:
 def _at_the_seam(
     earlier: list[SpeechSegment], later: list[SpeechSegment], seam: float
 ) -> tuple[list[SpeechSegment], list[SpeechSegment]]:
-    """Both without what the other has. The change is after a word that both have heard, the one
-    that is nearest to the seam; or else at the seam itself."""
+    """Return both lists without their common part. The cut is after a word that both contain, the
+    one nearest to the seam; or else at the seam itself."""
     ours = [word for segment in earlier for word in segment.words]
     theirs = [word for segment in later for word in segment.words]
     same = [
@@ -100,7 +100,7 @@ def _at_the_seam(
 
 
 def _is_one_utterance(earlier: SpeechSegment, later: SpeechSegment) -> bool:
-    """Return whether nobody paused between them. That is known of words alone."""
+    """Return whether there is no pause between the segments, which only words can tell."""
     return bool(earlier.words and later.words) and later.start - earlier.end < _SAME_S
 
 
@@ -119,8 +119,8 @@ def _middle(word: SpeechWord) -> float:
 def _kept(
     segments: Iterable[SpeechSegment], wanted: Callable[[SpeechWord], bool]
 ) -> list[SpeechSegment]:
-    """With those words only; without segments that have none left. Segments that never had words
-    are of pieces that do not overlap: they are kept."""
+    """Return the segments with the `wanted` words only, without those that have none left. Segments
+    that never had words belong to pieces that do not overlap, and stay."""
     found = []
     for segment in segments:
         words = [word for word in segment.words if wanted(word)]
@@ -132,5 +132,5 @@ def _kept(
 
 
 def without_words(segment: SpeechSegment) -> SpeechSegment:
-    """For who has not asked for them."""
+    """Return the segment without words, for a request that did not ask for them."""
     return msgspec.structs.replace(segment, words=[])

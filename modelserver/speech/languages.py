@@ -14,7 +14,7 @@ ENGLISH_NAMES = {
     "te": "telugu", "tl": "tagalog", "tr": "turkish", "uk": "ukrainian", "uz": "uzbek",
     "vi": "vietnamese", "yue": "cantonese", "zh": "chinese",
 }  # fmt: skip
-"""By two-letter code; "yue" has none."""
+"""Names by two-letter code; "yue" has none."""
 
 _CODES = {name: code for code, name in ENGLISH_NAMES.items()} | {
     # Three letters, both of ISO 639-2's where it has two.

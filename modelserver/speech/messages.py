@@ -1,7 +1,7 @@
-"""What a speech worker is asked and what it answers, and where its model comes from."""
+"""Requests to a speech worker and its answers, and the location of its model."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,7 +16,7 @@ class RecognitionRequest(msgspec.Struct, frozen=True, kw_only=True):
     alternatives: int = 0
     phrases: tuple[str, ...] = ()
     profile: str = ""
-    """One of `models.PROFILES`; empty: the model's own."""
+    """Name of one of `models.PROFILES`; empty: the model's own."""
     language: str = ""
     """BCP 47 tag, for a model that has several."""
     keywords: tuple[str, ...] = ()
@@ -43,6 +43,18 @@ class RecognitionRequest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+_OF_CLIENTS = tuple(
+    name for name in RecognitionRequest.__struct_fields__ if name != "model_keywords"
+)
+
+
+def recognition_of(asked: object) -> dict[str, Any]:
+    """Return the options of a `RecognitionRequest` that clients choose, from the attributes of
+    `asked` with the same names. Its language may be None."""
+    chosen = {name: getattr(asked, name) for name in _OF_CLIENTS}
+    return chosen | {"language": chosen["language"] or ""}
+
+
 class SpeechRequest(RecognitionRequest, frozen=True):
     """Request to transcribe a file. `channels`: "mix", "split", or numbers with commas;
     `partials`: its progress is `SpeechProgress` with what is understood so far."""
@@ -58,9 +70,8 @@ class SpeechRequest(RecognitionRequest, frozen=True):
 
 
 class DecodeRequest(msgspec.Struct, frozen=True):
-    """What a worker is asked of a long recording, of which `asked` is wanted in the end: its
-    samples, in pieces of at most `piece_s` seconds. Its progress is `DecodedPiece`s, its answer
-    `Decoded`."""
+    """Request to decode a long recording, for which `asked` is wanted in the end: its samples, in
+    pieces of at most `piece_s` seconds. The progress is `DecodedPiece`s, the answer `Decoded`."""
 
     piece_s: float
     asked: SpeechRequest
@@ -81,7 +92,8 @@ class DecodedPiece(msgspec.Struct, frozen=True):
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """That was all of it. `channels`: how many are recognised one by one; 1 if they are mixed."""
+    """Answer to a `DecodeRequest` at the end of the recording. `channels`: how many are recognised
+    separately; 1 if they are mixed."""
 
     duration_s: float
     pieces: int
@@ -92,8 +104,8 @@ class Decoded(msgspec.Struct, frozen=True):
 
 
 class SpeechWord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One word; times in seconds from the start of the audio. `channel`: where each is heard by
-    itself, counted from 0."""
+    """Word with its times in seconds from the start of the audio. `channel`: counted from 0, if
+    each is recognised separately."""
 
     word: str
     start: float
@@ -103,16 +115,16 @@ class SpeechWord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SpeechAlternative(msgspec.Struct, frozen=True):
-    """Another reading of a segment; `confidence` is the engine's score, not a probability."""
+    """Alternative reading of a segment; `confidence` is the engine's score, not a probability."""
 
     text: str
     confidence: float
 
 
 class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was said in one go; times in seconds from the start of the audio. `alternatives`: all
-    readings, best first, where they are asked for; `language`: the one that was detected, where it
-    is not the transcript's, or, while there is no transcript, the model's own."""
+    """Segment between two pauses; times in seconds from the start of the audio. `alternatives`: all
+    readings, best first, if requested; `language`: the detected one, if it is not the transcript's,
+    or, while there is no transcript, the model's own."""
 
     start: float
     end: float
@@ -124,8 +136,8 @@ class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a file is. `segment`: one that is final now; `partial`: the one at hand, so far;
-    `channels`: how many are recognised one by one, 1 if they are mixed."""
+    """Progress of a file. `segment`: a new final one; `partial`: the text so far of the one in
+    progress; `channels`: how many are recognised separately, 1 if they are mixed."""
 
     done_s: float
     partial: str | None = None
@@ -139,8 +151,8 @@ class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Speech(msgspec.Struct, frozen=True):
-    """What a worker answers. `duration_s` is the length of the audio that was there; `language`:
-    the one that was detected, or else the one that was asked for or the model's own."""
+    """Answer of a worker. `duration_s`: the length of the audio that arrived; `language`: the
+    detected one, or else the requested one or the model's own."""
 
     text: str
     duration_s: float
@@ -149,9 +161,9 @@ class Speech(msgspec.Struct, frozen=True):
     words: list[SpeechWord] = []
     warnings: list[str] = []
     segments: list[SpeechSegment] = []
-    """In the order of time; where they are asked for, or channels are heard one by one."""
+    """Segments in order of time, if requested or if channels are recognised separately."""
     channels: int = 1
-    """How many were recognised one by one; 1 if they were mixed."""
+    """Number of channels that were recognised separately; 1 if they were mixed."""
 
     @property
     def recognised_s(self) -> float:
@@ -160,9 +172,9 @@ class Speech(msgspec.Struct, frozen=True):
 
 
 class StreamRequest(RecognitionRequest, frozen=True):
-    """What a worker is asked for a live stream of the Vosk project's protocol. Its input is raw
-    samples (bytes), or one of the words below; its answers are that protocol's. `for_readers`: with
-    texts as people write them."""
+    """Request for a live stream of the Vosk project's protocol. Its input is raw samples (bytes),
+    or one of the words below; its answers are that protocol's. `for_readers`: with texts as people
+    write them."""
 
     sample_rate: float
     words: bool = True
@@ -175,8 +187,8 @@ EOF, RESET = "eof", "reset"
 
 
 class CaptionRequest(RecognitionRequest, frozen=True):
-    """What a worker is asked for a live stream of any audio. Its input is bytes (of a container, or
-    of samples as `raw` says), or one of the words above; its answers are captions."""
+    """Request for a live stream of any audio. Its input is bytes (of a container, or of samples in
+    the format `raw`), or one of the words above; its answers are captions."""
 
     raw: RawFormat | None = None
     words: bool = False
@@ -208,11 +220,11 @@ class Caption(msgspec.Struct, frozen=True, omit_defaults=True):
     alternatives: list[SpeechAlternative] | None = None
     finalized: bool = False
     language: str | None = None
-    """As in `SpeechSegment`."""
+    """Language as in `SpeechSegment`."""
 
 
 class LastCaption(msgspec.Struct, frozen=True):
-    """The last answer: seconds of audio that were heard, and how many segments there were."""
+    """Last answer of a stream: seconds of audio, and number of segments."""
 
     duration: float
     segments: int
@@ -247,7 +259,7 @@ def speech_target(
         "language": form.location.language,
         "options": dict(form.load),
         # Whether what it requires may be used is found out with speech.
-        "warmup": "clips" if form.requirement is not None else warmup,
+        "warmup": warmup if form.requirement is None else "clips" if warmup != "none" else "clip",
         "profile": profile,
         "text_steps": list(text_steps),
         "punctuation": msgspec.to_builtins(punctuation),

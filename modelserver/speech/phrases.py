@@ -12,7 +12,7 @@ LONGEST_TEXT = 200
 MOST_BYTES = 64 * 1024
 """Size of all texts of a list, in UTF-8."""
 _MOST_GIVEN = 10 * MOST_TEXTS
-"""With those that are empty or repeated."""
+"""Most texts in a list, including empty and repeated ones."""
 
 UNKNOWN = "[unk]"
 """Stands for whatever else was said."""
@@ -40,7 +40,7 @@ def named(words: list[str]) -> str:
 
 
 def not_known(words: list[str]) -> list[str]:
-    """The warning, if there are any that the model does not know."""
+    """Return a warning about words that the model does not know, if there are any."""
     if not words:
         return []
     return [f"words of the phrases that the model does not know: {named(words)}"]

@@ -10,6 +10,7 @@ several in a row as one (Zaphod Beeblebrox). Scripts without capitals have quota
 import re
 from collections.abc import Iterator
 
+from models.scripts import HAN, KANA, THAI_AND_LAO
 from modelserver.speech.phrases import usable_keywords
 
 _MOST_LETTERS = 4000
@@ -19,10 +20,10 @@ _LABEL = re.compile(r"\s*(?:\w+ ){0,2}\w+[:：]\s")
 _BULLET = re.compile(r"^\s*(?:[-*•–]|\d{1,3}[.)])\s+")
 _SENTENCE = re.compile(r"[.!?…]\s|[。！？]|[.!?]$")
 _LISTED_LETTERS, _LISTED_WORDS = 40, 4
-"""Length of a part of a list at the most."""
+"""Most letters and words of a part of a list."""
 _CONNECTED_LETTERS = 12
 """Length of a part in scripts without spaces, where a sentence may be one part."""
-_CONNECTED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0eff]")
+_CONNECTED = re.compile(f"[{HAN}{KANA}{THAI_AND_LAO}]")
 _QUOTED = re.compile(
     '["“”„«`]([^"“”„«»`\n]{1,60})["“”»`]|「([^」\n]{1,60})」|『([^』\n]{1,60})』|《([^》\n]{1,60})》'
 )

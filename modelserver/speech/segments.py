@@ -1,4 +1,4 @@
-"""From an engine's utterances to segments and words as callers get them."""
+"""Conversion of an engine's utterances to segments and words for callers."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -65,7 +65,7 @@ class SegmentMaker:
 
 
 def segment_of_words(words: list[SpeechWord], language: str | None = None) -> SpeechSegment:
-    """What they come to; at least one."""
+    """Return the segment that the words (at least one) make up."""
     return SpeechSegment(
         start=words[0].start,
         end=words[-1].end,
@@ -76,7 +76,7 @@ def segment_of_words(words: list[SpeechWord], language: str | None = None) -> Sp
 
 
 def in_order(segments: Iterable[SpeechSegment]) -> list[SpeechSegment]:
-    """Of time, and of channels."""
+    """Return the segments in order of time, then of channel."""
     return sorted(segments, key=lambda segment: (segment.start, segment.channel or 0))
 
 

@@ -20,8 +20,8 @@ _PAUSE_S = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle; times in seconds. `channel`: whose words these are, counted from 0, where
-    channels are recognised one by one."""
+    """Subtitle; times in seconds. `channel`: the channel of the words, counted from 0, if channels
+    are recognised separately."""
 
     start_s: float
     end_s: float
@@ -30,8 +30,8 @@ class Cue:
 
 
 def cues(words: Iterable[SpeechWord]) -> list[Cue]:
-    """The words in cues, broken at pauses and where a line is full; each of one channel, and all in
-    the order of their starts."""
+    """Arrange the words in cues, broken at pauses and where a line is full; each of one channel,
+    and all in the order of their starts."""
     by_channel: dict[int | None, list[SpeechWord]] = {}
     for word in words:
         by_channel.setdefault(word.channel, []).append(word)

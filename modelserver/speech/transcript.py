@@ -7,6 +7,8 @@ Korean keeps them, and so do Latin words and numbers wherever they stand.
 import re
 from collections.abc import Iterable
 
+from models.scripts import FULL_WIDTH_SIGNS, UNSPACED
+
 ENGINE_TOKENS = frozenset(
     {
         "[unk]",
@@ -62,13 +64,10 @@ ENGINE_TOKENS = frozenset(
 Sources: the dictionaries of Kaldi's recipes and of published Vosk models.
 """
 
-# Scripts written without spaces: Han (with its extensions and compatibility forms), Hiragana,
-# Katakana, Bopomofo, and the punctuation that goes with them.
 _UNSPACED = re.compile(
-    "[\u2e80-\u2fdf\u3001-\u303f\u3040-\u30ff\u3100-\u312f\u31a0-\u31ff\u3400-\u4dbf"
-    "\u4e00-\u9fff\uf900-\ufaff\uff01-\uff0f\uff1a-\uff20\uff66-\uff9f"
-    "\ufe00-\ufe0f\U0001b000-\U0001b16f\U00020000-\U0003ffff\U000e0100-\U000e01ef]"
+    f"[{UNSPACED}{FULL_WIDTH_SIGNS}\u31c0-\u31ef\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
+"""Characters of scripts without spaces, their strokes and variants, and their punctuation."""
 
 
 def is_engine_token(word: str) -> bool:
@@ -77,12 +76,12 @@ def is_engine_token(word: str) -> bool:
 
 
 def spaced_out(text: str) -> str:
-    """With spaces around each character of a script that is written without them."""
+    """Add spaces around each character of a script that is written without them."""
     return _UNSPACED.sub(r" \g<0> ", text)
 
 
 def join_words(words: Iterable[str]) -> str:
-    """One line of text, without engine tokens, with spaces where the script has them."""
+    """Join words to a line of text, without engine tokens, with spaces if the script uses them."""
     text = ""
     for word in words:
         if is_engine_token(word):

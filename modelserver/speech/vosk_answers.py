@@ -35,7 +35,7 @@ def final_answer(utterances: Sequence[models.Utterance], *, alternatives: bool) 
 
 
 def partial_answer(partial: models.Partial) -> str:
-    """Return the answer for an utterance that goes on."""
+    """Return the answer for an utterance that has not ended."""
     return _dump({"partial": partial.text, **_words("partial_result", partial.words)})
 
 

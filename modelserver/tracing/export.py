@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import structlog
 from opentelemetry import trace
 
+from models.extras import how_to_install
 from modelserver import __version__
-from modelserver.extras import how_to_install
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tracing")
 

@@ -1,12 +1,14 @@
 """Pages that the server serves: plain files, with nothing from anywhere else."""
 
 START_PAGE = "voice.html"
-"""Of the public side, at its root."""
+"""Page at the root of the public side."""
 
 PAGES = {
     "/voice/voice.css": "voice.css",
     "/voice/voice.js": "voice.js",
     "/voice/words.js": "words.js",
+    "/voice/translate.js": "translate.js",
+    "/voice/chinese.js": "chinese.js",
     "/voice/microphone.js": "microphone.js",
     "/voice/capture.js": "capture.js",
     "/voice/hearing.js": "hearing.js",
@@ -30,5 +32,7 @@ ADMIN_PAGES = {
     "/admin/admin.js": "admin.js",
     "/admin/charts.js": "charts.js",
     "/admin/phrases.js": "phrases.js",
+    "/admin/translate.js": "translate.js",
+    "/admin/chinese.js": "chinese.js",
 }
 """The same of the admin side."""

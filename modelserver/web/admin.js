@@ -1,6 +1,8 @@
-// The operator's page: what the server is doing, and what may be done about it.
+// The admin page: the state of the server, and actions on it.
 import { bytes, lines, memory } from "./charts.js";
+import { SETTINGS } from "./chinese.js";
 import { PHRASES } from "./phrases.js";
+import { inChinese } from "./translate.js";
 
 const at = (id) => document.getElementById(id);
 const made = (name, properties = {}, ...children) => {
@@ -14,6 +16,8 @@ const MOST_EVENTS = 500;
 
 const remembered = localStorage.getItem("modelserver.tongue") || ((navigator.language || "").toLowerCase().startsWith("zh") ? "zh" : "en");
 let words = PHRASES[remembered] || PHRASES.en;
+// A sentence of the server's in the language of the page.
+const ours = (text) => (words === PHRASES.zh && text ? inChinese(text) : text);
 let health = null;
 let deaths = [];
 let events = [];
@@ -29,7 +33,7 @@ async function ask(method, path, body) {
   const answer = await fetch(path, { method, body: body && JSON.stringify(body), headers: body ? { "Content-Type": "application/json" } : {} });
   const document = await answer.json().catch(() => ({}));
   if (answer.status === 401) { loggedOut(); throw new Error(words.wrong); }
-  if (!answer.ok) throw new Error(document.error?.message || `HTTP ${answer.status}`);
+  if (!answer.ok) throw new Error(ours(document.error?.message) || `HTTP ${answer.status}`);
   return document;
 }
 
@@ -124,11 +128,11 @@ function loggedOut() {
   at("token").focus();
 }
 
-// --- what is shown ------------------------------------------------------------------------------
+// --- display ------------------------------------------------------------------------------
 
 function duration(s) {
-  for (const [unit, length] of [["d", 86400], ["h", 3600], ["min", 60]]) if (s >= 2 * length) return `${Math.round(s / length)} ${unit}`;
-  return `${Math.round(s)} s`;
+  for (const [unit, length] of [["d", 86400], ["h", 3600], ["min", 60]]) if (s >= 2 * length) return `${Math.round(s / length)} ${words.units[unit]}`;
+  return `${Math.round(s)} ${words.units.s}`;
 }
 
 function table(heads, rows) {
@@ -154,7 +158,7 @@ function show() {
   if (!health) return;
   const verdict = at("verdict");
   verdict.className = health.status;
-  const text = [words.verdict[health.status] || health.status, health.reasons.join("; ")].filter(Boolean).join(" ");
+  const text = [words.verdict[health.status] || health.status, health.reasons.map(ours).join(words.semicolon)].filter(Boolean).join(" ");
   if (verdict.textContent !== text) verdict.textContent = text;
   at("which").textContent = `${health.model.model || ""} · ${words.version} ${health.version} · ${words.uptime(duration(health.uptime_s))}`;
   ({ now, workers, queue, deaths: theDead, models: served, settings: () => {}, log: () => {} })[tab]();
@@ -170,8 +174,8 @@ function now() {
   put(at("answers"),
     answer(words.serving, serving, serving ? "good" : "bad", words.workersAble(able, health.workers.length)),
     answer(words.queueing, line.waiting > 0, line.waiting > 0 ? "warn" : "good", line.waiting || line.admitted ? words.waiting(line.waiting, line.admitted, line.limit) : words.idleNow),
-    answer(words.slow, slow, slow ? "warn" : "good", [sample && sample.p50 !== null ? words.latency(sample.p50, sample.p95) : words.noLatency, streams.behind_s > 0.2 ? words.behind(streams.behind_s.toFixed(1)) : ""].filter(Boolean).join("; ")),
-    room && answer(words.short, room.level !== "normal" || room.starved, room.level === "critical" ? "bad" : room.level !== "normal" || room.starved ? "warn" : "good", room.starved ? words.starved : words.left(bytes(room.left_bytes), room.tightest)));
+    answer(words.slow, slow, slow ? "warn" : "good", [sample && sample.p50 !== null ? words.latency(sample.p50, sample.p95) : words.noLatency, streams.behind_s > 0.2 ? words.behind(streams.behind_s.toFixed(1)) : ""].filter(Boolean).join(words.semicolon)),
+    room && answer(words.short, room.level !== "normal" || room.starved, room.level === "critical" ? "bad" : room.level !== "normal" || room.starved ? "warn" : "good", room.starved ? words.starved : words.left(bytes(room.left_bytes), ours(room.tightest))));
   put(at("actions"),
     health.status === "draining" ? button(words.resume, () => act(words.resumeSure, "POST", "resume")) : button(words.drain, () => act(words.drainSure, "POST", "drain")),
     button(words.reload, () => act(words.reloadSure, "POST", "reload")),
@@ -197,9 +201,9 @@ function charts() {
   const width = (id) => Math.max(200, at(id).clientWidth - 24);
   const draw = (id, svg, ...parts) => at(id).replaceChildren(caption(...parts), svg);
   draw("memory-chart", memory(width("memory-chart"), samples, LAYERS(), deaths, words, span),
-    made("b", { textContent: `${words.used} ${bytes(last.used)}, ${words.limit} ${bytes(last.limit)}` }),
+    made("b", { textContent: `${words.used} ${bytes(last.used)}${words.comma}${words.limit} ${bytes(last.limit)}` }),
     ...LAYERS().map(([name, kind, value]) => key(kind, `${name} ${bytes(Math.max(0, value(last)))}`)),
-    made("span", { textContent: `(${words.mappedApart} ${bytes(last.mapped)})` }));
+    made("span", { textContent: words.mapped(bytes(last.mapped)) }));
   const number = (n) => (n < 10 ? Number(n.toPrecision(2)) : Math.round(n)).toString();
   draw("requests-chart", lines(width("requests-chart"), samples, [["line", (s) => s.requests], ["line other", (s) => s.failures]], number, words.requests, span), made("b", { textContent: `${words.requests} ${last.requests}` }), made("span", { textContent: `- - ${words.failures} ${last.failures}` }));
   draw("latency-chart", lines(width("latency-chart"), samples, [["line", (s) => s.p50], ["line other", (s) => s.p95]], number, words.latencyTitle, span), made("b", { textContent: words.latencyTitle }), made("span", { textContent: `50 %: ${last.p50 ?? "–"}, - - 95 %: ${last.p95 ?? "–"}` }));
@@ -222,22 +226,22 @@ function workers() {
 
 function queue() {
   const { queue: line, streams, spools, jobs } = health;
-  const counted = Object.entries(jobs.counts).map(([state, count]) => `${count} ${words.jobStates[state] || state}`).join(", ");
+  const counted = Object.entries(jobs.counts).map(([state, count]) => `${count} ${words.jobStates[state] || state}`).join(words.comma);
   put(at("queue"), table(["", ""], [
     [words.inside, `${line.admitted} / ${line.limit}`], [words.waitingFor, `${line.waiting}`],
     [words.pace, line.s_per_audio_s === null ? "–" : `${line.s_per_audio_s.toFixed(3)} s`],
-    [words.streams, `${streams.open}; ${words.behind(streams.behind_s.toFixed(1))}`],
-    [words.uploads, `${spools.open}: ${bytes(spools.memory_bytes)} + ${bytes(spools.disk_bytes)} (${spools.directory})`],
-    [words.jobs, jobs.problem || `${counted || "–"}; ${bytes(jobs.bytes)} ${words.onDisk}`],
+    [words.streams, `${streams.open}${words.semicolon}${words.behind(streams.behind_s.toFixed(1))}`],
+    [words.uploads, words.held(spools.open, bytes(spools.memory_bytes), bytes(spools.disk_bytes), spools.directory)],
+    [words.jobs, ours(jobs.problem) || `${counted || "–"}${words.semicolon}${bytes(jobs.bytes)} ${words.onDisk}`],
   ]));
 }
 
 function theDead() {
   if (!deaths.length) return put(at("deaths"), made("p", { textContent: words.noDeaths }));
   const rows = deaths.map((one) => {
-    const readings = one.memory.map((m) => `${new Date(m.time * 1000).toLocaleTimeString()}  ${m.level}  ${bytes(m.used_bytes)} ${words.used}, ${bytes(m.left_bytes)}  ${m.process_rss_bytes === null ? "" : `RSS ${bytes(m.process_rss_bytes)}`}`);
+    const readings = one.memory.map((m) => `${new Date(m.time * 1000).toLocaleTimeString()}  ${ours(m.level)}  ${bytes(m.used_bytes)} ${words.used}, ${bytes(m.left_bytes)}  ${m.process_rss_bytes === null ? "" : `RSS ${bytes(m.process_rss_bytes)}`}`);
     const before = readings.length ? made("details", {}, made("summary", { textContent: `${one.rss_bytes ? `RSS ${bytes(one.rss_bytes)}` : words.memory}` }), made("pre", { textContent: readings.join("\n") })) : "";
-    return [new Date(one.time * 1000).toLocaleString(), `${one.role} ${one.worker ?? ""} (${one.pid})`, made("span", {}, made("b", { textContent: one.cause }), ` ${one.sentence}${one.job ? `; ${words.answeredBy(one.job)}` : ""}`), before];
+    return [new Date(one.time * 1000).toLocaleString(), `${ours(one.role)} ${one.worker ?? ""} (${one.pid})`, made("span", {}, made("b", { textContent: one.cause }), ` ${ours(one.sentence)}${one.job ? `${words.semicolon}${words.answeredBy(one.job)}` : ""}`), before];
   });
   put(at("deaths"), table([words.when, words.who, words.ofWhat, words.before], rows));
 }
@@ -251,26 +255,32 @@ async function models() {
 function served() {
   if (!known) return;
   const act_ = (text, sure, path, body) => button(text, () => act(sure, "POST", path, body));
-  const rows = health.models.map((one) => [one.label, one.model, one.language, `${one.state}${one.reason ? `: ${one.reason}` : ""}${one.preparing ? ` (${one.preparing})` : ""}${one.not_prepared ? ` (${one.not_prepared})` : ""}`, one.form ? `${one.engine}, ${one.form}` : "",
+  const rows = health.models.map((one) => [one.label, one.model, one.language, `${words.modelStates[one.state] || one.state}${one.reason ? `: ${ours(one.reason)}` : ""}${one.preparing ? ` (${ours(one.preparing)})` : ""}${one.not_prepared ? ` (${ours(one.not_prepared)})` : ""}`, one.form ? `${one.engine}, ${one.form}` : "",
     made("span", { className: "actions" }, act_(words.prepare, words.prepareSure(one.label), `models/${one.label}/prepare`),
       one.state === "unloaded" && act_(words.load, words.loadSure(one.label), `models/${one.label}/load`),
       one.load === "first_use" && one.state !== "unloaded" && act_(words.unload, words.unloadSure(one.label), `models/${one.label}/unload`))]);
-  const others = known.models.map((one) => [`${one.chosen ? "★ " : ""}${one.name}`, one.language, one.errors, one.memory, one.fits, one.state, one.licence,
+  const others = known.models.map((one) => [`${one.chosen ? "★ " : ""}${one.name}`, ours(one.language), one.errors, one.memory, ours(one.fits), ours(one.state), one.licence,
     one.installed ? (one.chosen ? "" : act_(words.change, words.changeSure(one.name), "models/change", { name: one.name })) : act_(words.pull, words.pullSure(one.name), "models/pull", { name: one.name })]);
-  const far = pulling?.total ? `${pulling.phase} ${Math.floor((100 * pulling.done) / pulling.total)} %` : pulling?.phase || "…";
-  const said = pulling && { pulling: words.pulling(pulling.name, far), installed: words.pulled(pulling.name), failed: words.notPulled(pulling.name, pulling.reason) }[pulling.state];
+  const far = pulling?.total ? `${ours(pulling.phase)} ${Math.floor((100 * pulling.done) / pulling.total)} %` : ours(pulling?.phase) || "…";
+  const said = pulling && { pulling: words.pulling(pulling.name, far), installed: words.pulled(pulling.name), failed: words.notPulled(pulling.name, ours(pulling.reason)) }[pulling.state];
   const key = JSON.stringify([health.models, known, said, words.pull]);
   if (served.key === key) return;
   served.key = key;
   at("models").replaceChildren(made("h2", { textContent: words.served }), table(["", words.name, words.language, words.state, "", ""], rows),
-    made("h2", { textContent: words.installed }), made("p", { className: "quiet", textContent: said ? `${said} · ${known.room}` : known.room }),
+    made("h2", { textContent: words.installed }), made("p", { className: "quiet", textContent: said ? `${said} · ${ours(known.room)}` : ours(known.room) }),
     table([words.name, words.language, words.errors, words.memoryOf, words.fits, words.state, words.license, ""], others));
+}
+
+// What a setting is for; `models.NAME.load` is the same for all models.
+function about({ name, about: english }) {
+  if (words !== PHRASES.zh) return english;
+  return SETTINGS[name] || SETTINGS[name.replace(/^models\.[^.]+\./, "")] || ours(english);
 }
 
 async function settings() {
   let rows;
   try { rows = await ask("GET", "settings"); } catch (error) { return say(error.message); }
-  at("settings").replaceChildren(table([words.setting, words.value, words.from, ""], rows.map((one) => [made("code", { textContent: one.name }), made("code", { textContent: one.value }), one.origin, made("span", { className: "quiet", textContent: one.about })])));
+  at("settings").replaceChildren(table([words.setting, words.value, words.from, ""], rows.map((one) => [made("code", { textContent: one.name }), made("code", { textContent: one.value }), ours(one.origin), made("span", { className: "quiet", textContent: about(one) })])));
 }
 
 function log() {

@@ -1,4 +1,4 @@
-// Requests to the server whose answers come bit by bit.
+// Requests to the server whose answers are events.
 import { Refused } from "./hearing.js";
 
 async function* events(response) {

@@ -1,5 +1,5 @@
-// Something said, on its way to its text. What is sent is buffered until the text is there: when the
-// connection is lost all of it is sent again, and what is said meanwhile with it.
+// One utterance, from audio to text. The audio is buffered until the text has arrived: when the
+// connection is lost, all of it is sent again, with what was recorded meanwhile.
 
 import { PIECE_MS } from "./microphone.js";
 
@@ -49,13 +49,13 @@ export class Utterance {
     return this.pieces.length * PIECE_MS;
   }
 
-  // That was all. The text comes by `this.text`.
+  // End the utterance. `this.text` resolves to its text.
   end() {
     this.ended = true;
     this.flush();
   }
 
-  // It is not wanted any more.
+  // Cancel the utterance.
   drop() {
     this.over = true;
     clearTimeout(this.timer);
@@ -136,7 +136,7 @@ export class Utterance {
     this.timer = setTimeout(() => { this.waiting = false; this.connect(); }, wait);
   }
 
-  // A server that says nothing at all is as good as gone.
+  // A server that sends nothing counts as lost.
   watch() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {

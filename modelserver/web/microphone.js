@@ -1,17 +1,17 @@
-// The microphone, and when somebody speaks into it.
+// The microphone, and detection of speech by loudness.
 
 export const PIECE_MS = 50;
-const BEFORE_MS = 500; // of what was heard before it was noticed that somebody speaks
+const BEFORE_MS = 500; // of audio before speech was detected
 const LEAST_LEVEL = 0.01;
 const MOST_FLOOR = 0.05;
 const MISSING_MS = 4000; // without any piece
 const MUTED_MS = 1000; // by the system: less happens when a headset is changed
 
 export class Microphone {
-  // `heard(piece, level)`: 16-bit samples, and their loudness from 0 to 1. `gone()`: nothing comes
-  // any more, as it was unplugged, given to another program (a call) or suspended. Called once.
-  constructor(heard, gone) {
-    this.heard = heard;
+  // `take(piece, level)`: receives 16-bit samples, and their loudness from 0 to 1. `gone()`: called
+  // once when the microphone was unplugged, taken by another program (a call) or suspended.
+  constructor(take, gone) {
+    this.take = take;
     this.gone = gone;
   }
 
@@ -35,7 +35,7 @@ export class Microphone {
         if (this.closed) return;
         if (track.readyState === "ended") { this.lose(); return; } // what comes now is silence
         this.watch();
-        this.heard(data.piece, data.level);
+        this.take(data.piece, data.level);
       };
       this.context.createMediaStreamSource(this.stream).connect(this.node);
     } catch (error) {
@@ -69,7 +69,7 @@ export class Microphone {
   }
 }
 
-// Tells speech from what is always there, by loudness alone: whether it was speech says the server.
+// Detects what may be speech by loudness alone; the server decides whether it is.
 export class SpeechDetector {
   constructor(silenceMs) {
     this.silenceMs = silenceMs;
@@ -84,19 +84,19 @@ export class SpeechDetector {
     this.speaking = false;
   }
 
-  // What goes on at this level is no speech: only louder sounds begin it.
+  // Treat sounds of this level as background: only louder ones begin an utterance.
   ignore(level) {
     this.reset();
     this.floor = Math.max(this.floor, Math.min(MOST_FLOOR, level));
   }
 
-  // "begins", with what came just before; "goes on"; "ends"; or "quiet".
+  // Returns "begins" (`before` has the pieces before it), "continues", "ends" or "quiet".
   take(piece, level, above = 3) {
     const loud = level > Math.max(LEAST_LEVEL, this.floor * above);
     this.floor = level < this.floor ? this.floor * 0.9 + level * 0.1 : Math.min(MOST_FLOOR, this.floor * 1.004 + 1e-6);
     this.quietMs = loud ? 0 : this.quietMs + PIECE_MS;
     if (this.speaking) {
-      if (this.quietMs < this.silenceMs) return "goes on";
+      if (this.quietMs < this.silenceMs) return "continues";
       this.reset();
       return "ends";
     }

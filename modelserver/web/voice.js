@@ -1,16 +1,17 @@
-// The voice page: a dialogue with whoever the server asks, or a sheet for dictation.
+// The voice page: a dialogue with the server's language model, or dictation.
 import { askInWriting, hearFile } from "./asking.js";
 import { Refused, Utterance } from "./hearing.js";
 import { Answer } from "./markdown.js";
 import { Microphone, PIECE_MS, SpeechDetector } from "./microphone.js";
 import { canSpeak, prime, Reader, silence, speaking } from "./speaking.js";
+import { inChinese } from "./translate.js";
 import { preferred, WORDS } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const STORED = "modelserver.dialogue";
 const CHOSEN = "modelserver.choices";
 const NOTHING_MS = 12000;
-// Where it does not become quiet, as with a television on, an utterance ends when it is this long,
+// Where it does not become quiet, as with a television on, an utterance ends at this length,
 const LONGEST_UTTERANCE_MS = 30000;
 // when it has no words, or when no new words came: in as much as the end of a question and this more.
 const WORDLESS_MS = 10000;
@@ -36,7 +37,7 @@ let session = null; // while the microphone is open
 let answering = null; // while an answer comes
 const views = new WeakMap(); // what shows each turn
 
-// --- what is shown ------------------------------------------------------------------------------
+// --- display ------------------------------------------------------------------------------
 
 function state(text) { at("state").textContent = text; }
 
@@ -141,11 +142,12 @@ function add(turn) {
   return element;
 }
 
-// What went wrong, in words, with what the server says of it behind them.
+// The error in words, followed by the server's message.
 function told(error) {
-  const known = error instanceof Refused && words.codes[error.code];
-  if (known) return error.message ? `${known}: ${error.message}` : known;
-  return error instanceof Refused ? error.message : words.unreachable;
+  if (!(error instanceof Refused)) return words.unreachable;
+  const message = chosen.tongue === "zh" ? inChinese(error.message) : error.message;
+  const known = words.codes[error.code];
+  return [known, message === known ? "" : message].filter(Boolean).join(words.colon);
 }
 
 function problem(text, again) {
@@ -245,8 +247,8 @@ async function answer(text, before, language) {
 class Session {
   constructor() {
     this.detector = new SpeechDetector(about.endpoint_ms);
-    this.microphone = new Microphone((piece, level) => this.heard(piece, level), () => this.lost());
-    this.heardNothingMs = 0;
+    this.microphone = new Microphone((piece, level) => this.take(piece, level), () => this.lost());
+    this.quietMs = 0;
   }
 
   async open() {
@@ -255,14 +257,14 @@ class Session {
     state(words.listening);
   }
 
-  heard(piece, level) {
+  take(piece, level) {
     at("meter").firstElementChild.style.transform = `scaleX(${Math.min(1, level * 6)})`;
     // While we speak ourselves some of it comes back.
     const what = this.detector.take(piece, level, speaking() ? 6 : 3);
     if (what === "begins") {
       silence();
       this.begin([...this.detector.before]);
-    } else if (what === "goes on" && this.utterance) {
+    } else if (what === "continues" && this.utterance) {
       this.utterance.add(piece);
       this.spokenMs += PIECE_MS;
       this.level += (level - this.level) / 20;
@@ -271,15 +273,15 @@ class Session {
       if (this.spokenMs >= this.wordsUntilMs || (long && about.assistant)) {
         this.detector.ignore(this.level);
         this.end();
-      } else if (long) { // dictation goes on
+      } else if (long) { // dictation continues
         this.end();
         this.begin([]);
       }
     } else if (what === "ends") {
       this.end();
     }
-    this.heardNothingMs = what === "quiet" && !this.said ? this.heardNothingMs + 50 : 0;
-    if (this.heardNothingMs === NOTHING_MS) state(words.nothing);
+    this.quietMs = what === "quiet" && !this.said ? this.quietMs + 50 : 0;
+    if (this.quietMs === NOTHING_MS) state(words.nothing);
   }
 
   begin(pieces) {
@@ -396,7 +398,7 @@ function pressed() {
 
 // --- files --------------------------------------------------------------------------------------
 
-async function hear(file) {
+async function transcribe(file) {
   notice("");
   state(words.transcribing(file.name));
   try {
@@ -411,7 +413,7 @@ async function hear(file) {
   } catch (error) {
     partial("");
     state("");
-    problem(told(error), () => hear(file));
+    problem(told(error), () => transcribe(file));
     if (error.code === "unauthorized") askKey();
   }
 }
@@ -462,7 +464,7 @@ for (const id of ["review", "aloud"]) {
 at("key").value = chosen.key;
 at("key").onchange = () => { chosen.key = at("key").value.trim(); keep(CHOSEN, chosen); notice(""); };
 at("model").onchange = () => { chosen.model = at("model").value; keep(CHOSEN, chosen); show(); };
-at("file").onchange = () => { for (const file of at("file").files) hear(file); at("file").value = ""; };
+at("file").onchange = () => { for (const file of at("file").files) transcribe(file); at("file").value = ""; };
 at("copy").onclick = () => copy(asText(), at("copy"));
 at("dialogue").onclick = ({ target }) => {
   if (target.matches(".copy-code")) copy(target.nextElementSibling.textContent, target);
@@ -489,12 +491,12 @@ addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.bo
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  for (const file of event.dataTransfer.files) hear(file);
+  for (const file of event.dataTransfer.files) transcribe(file);
 });
 addEventListener("pagehide", () => {
   silence();
   session?.lost();
-  // A page that comes back from the browser's cache goes on; one that is left for good is read again.
+  // A page restored from the browser's cache continues; a closed one reads its storage when it opens.
   const text = at("partial").textContent;
   if (text) store({ role: "user", text, note: "left" });
 });

@@ -1,4 +1,4 @@
-"""Limits what is asked of a model to what it can do (`models.Abilities`)."""
+"""Requests limited to the abilities of a model (`models.Abilities`)."""
 
 from dataclasses import replace
 from typing import Protocol
@@ -6,9 +6,8 @@ from typing import Protocol
 import models
 from modelserver.speech.languages import closest_language
 from modelserver.speech.phrases import named, not_known
+from modelserver.worker.text_steps import TextSteps
 
-_VOCABULARY = "vocabulary"
-"""The text step that corrects a text by keywords."""
 _INSTEAD = "the text step vocabulary (text.steps) corrects words that sound like them"
 
 
@@ -44,9 +43,9 @@ def within(
     )
 
 
-def not_as_asked(model: models.Model, asked: _Asked, *, words: bool) -> list[str]:
-    """Return the warnings of what the model cannot do of what it is asked. `words`: the client has
-    asked for them."""
+def not_as_asked(model: models.Model, steps: TextSteps, asked: _Asked, *, words: bool) -> list[str]:
+    """Return warnings about parts of a request that the model, with its `steps`, cannot fulfil.
+    `words`: the client has asked for them."""
     abilities = model.abilities
     said = not_known(model.unknown_words(asked.phrases))
     if asked.phrases and abilities.phrases == "rather":
@@ -64,14 +63,16 @@ def not_as_asked(model: models.Model, asked: _Asked, *, words: bool) -> list[str
     ):
         known = ", ".join(abilities.languages)
         said.append(f"language {asked.language!r}: this model has {known}")
-    asked_keywords = asked.keywords[: len(asked.keywords) - asked.model_keywords]
-    return said + _not_preferred(model, asked_keywords) + not_available(model, asked.profile)
+    return said + _not_preferred(model, steps, asked) + not_available(model, asked.profile)
 
 
-def _not_preferred(model: models.Model, keywords: tuple[str, ...]) -> list[str]:
-    """Return the warning of keywords that make no difference."""
-    if not keywords or model.report().get("text_steps", {}).get(_VOCABULARY) == "in use":
+def _not_preferred(model: models.Model, steps: TextSteps, asked: _Asked) -> list[str]:
+    """Return the warnings about keywords of the client that make no difference."""
+    keywords = asked.keywords[: len(asked.keywords) - asked.model_keywords]
+    if not keywords:
         return []
+    if steps.use_keywords:
+        return steps.with_keywords(asked.keywords).keyword_warnings
     if not model.abilities.keywords:
         return [f"keywords: this model cannot prefer them; {_INSTEAD}"]
     if ignored := model.ignored_keywords(keywords):
@@ -80,7 +81,7 @@ def _not_preferred(model: models.Model, keywords: tuple[str, ...]) -> list[str]:
 
 
 def not_available(model: models.Model, profile: str) -> list[str]:
-    """Return the warning of a profile that makes no difference."""
+    """Return the warning about a profile that makes no difference."""
     if profile in ("", models.DEFAULT_PROFILE, *model.abilities.profiles):
         return []
     return [f"profile {profile!r}: how widely this model searches cannot be changed"]

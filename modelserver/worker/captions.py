@@ -1,7 +1,8 @@
-"""A live stream of any audio on a worker: captions out, each with its segment and its times.
+"""Live stream of any audio on a worker: captions out, each with its segment and its times. Imported
+in the fork server and its workers only.
 
-Imported in the fork server and its workers only. Heard in pieces of the size in which files are
-heard, however it comes: the same audio gives the same text.
+The audio is recognised in pieces of the same size as a file's, however it arrives: the same audio
+gives the same text.
 """
 
 from collections.abc import Generator
@@ -26,37 +27,39 @@ from modelserver.worker.abilities import not_as_asked
 from modelserver.worker.continued import ContinuedRecognizer
 from modelserver.worker.live_audio import LiveAudio
 from modelserver.worker.refusals import told_to_the_caller
+from modelserver.worker.text_steps import TextSteps
 from supervisor import StreamAnswer
 
 
 class _Checkpoint(msgspec.Struct):
-    """End of an utterance, for a session that goes on from there."""
+    """End of an utterance, for a session that continues from there."""
 
     segment: int
     samples: int
-    """Heard by the recogniser until then."""
+    """Samples that were recognised until then."""
     rest: bytes = b""
-    """Of those, the last, which another recogniser has to be given again."""
+    """Last of those bytes, which another recogniser has to receive again."""
     raw: RawFormat | None = None
-    """What comes next is samples: nothing before them is needed. None in a container."""
+    """Format of the samples that follow, if nothing before them is needed. None in a container."""
     pcm: bytes = b""
-    """Decoded, and not heard yet."""
+    """Samples that were decoded, and not recognised yet."""
     undecoded: bytes = b""
 
 
 class CaptionStream:
-    """One stream (`supervisor.StreamSession`)."""
+    """Live stream with captions (`supervisor.StreamSession`)."""
 
     def __init__(
         self,
         model: models.Model,
+        steps: TextSteps,
         segments: SegmentMaker,
         request: CaptionRequest,
         before_s: float,
         checkpoint: Any,
     ) -> None:
-        """`before_s`: seconds of it that came on another worker and are not replayed;
-        `checkpoint`: the last one of that worker's session."""
+        """Recognise a stream. `before_s`: seconds of it that another worker received and that are
+        not replayed; `checkpoint`: the last one of that worker's session."""
         self._request, self._segments = request, segments
         self._rate, self._piece_bytes = model.sample_rate, model.chunk_bytes
         at = _Checkpoint(0, 0) if checkpoint is None else msgspec.convert(checkpoint, _Checkpoint)
@@ -89,7 +92,7 @@ class CaptionStream:
         with told_to_the_caller():
             recognizer = model.recognizer(options)
         self._recognizer = ContinuedRecognizer(recognizer, from_s, rest, self._piece_bytes)
-        self._warned = not_as_asked(model, request, words=request.words)
+        self._warned = not_as_asked(model, steps, request, words=request.words)
 
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         yield

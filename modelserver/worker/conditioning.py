@@ -1,7 +1,7 @@
-"""What makes audio easier to recognise: a moderate level, and near-silence before and after it.
+"""Conditioning of audio for recognition: a moderate level, and near-silence before and after it.
 
-Models are trained on speech that has a beginning and an end, and on levels that people record at.
-What it brings was measured (docs/decisions.md). It is part of the profile "accurate".
+Models are trained on speech that has a beginning and an end, and on levels at which people record.
+The effect was measured (docs/decisions.md). It is part of the profile "accurate".
 """
 
 import array
@@ -18,7 +18,7 @@ FRONT_S, END_S = 0.3, 0.5
 _LOUD = 0.1 * 32_768
 """The root mean square of a loud quarter of a second, at a moderate level (-20 dBFS)."""
 _HISS = 4
-"""Near-silence is noise of this amplitude: nothing but zeros is no room."""
+"""Amplitude of the noise of near-silence: no room is as silent as zeros."""
 
 
 class ConditionedRecognizer:
@@ -33,9 +33,9 @@ class ConditionedRecognizer:
         self._came = b""
         """Audio as it came that `pending` may have to return."""
         self._added_s = 0.0
-        """Of near-silence, before what is being heard."""
+        """Seconds of near-silence before the current utterance."""
         self._came_s = self._from_s = 0.0
-        """Of audio, in all, and before what is being heard."""
+        """Seconds of audio: in total, and before the current utterance."""
 
     def accept(self, pcm: bytes) -> Generator[None, None, list[models.Utterance]]:
         """See `models.Recognizer`."""
@@ -101,7 +101,8 @@ class Level:
         self._gain = 1.0
 
     def moderate(self, pcm: bytes) -> bytes:
-        """The next samples (16-bit, little-endian, mono), as loud as they should be."""
+        """Return the next samples (16-bit, little-endian, mono) at the level that they should
+        have."""
         samples = array.array("h", pcm)
         if sys.byteorder == "big":
             samples.byteswap()
@@ -120,7 +121,7 @@ class Level:
 
 @functools.cache
 def near_silence(seconds: float, rate: int) -> bytes:
-    """A room in which nobody speaks; always the same."""
+    """Return the noise of a silent room; the same each time."""
     noise = random.Random(0)  # noqa: S311 - it is to be the same each time
     count = round(seconds * rate)
     samples = array.array("h", (noise.randint(-_HISS, _HISS) for _ in range(count)))

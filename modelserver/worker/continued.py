@@ -19,8 +19,9 @@ class ContinuedRecognizer:
     def __init__(
         self, recognizer: models.Recognizer, from_s: float, rest: bytes, piece_bytes: int
     ) -> None:
-        """`from_s`: where in the stream `rest` begins, in seconds; `rest`: what `take_rest` has
-        returned on the other worker, which is accepted in pieces of `piece_bytes`."""
+        """Continue another worker's recogniser. `from_s`: where in the stream `rest` begins, in
+        seconds; `rest`: what `take_rest` has returned on the other worker, which is accepted in
+        pieces of `piece_bytes`."""
         self._recognizer = recognizer
         self._from_s = from_s
         self._before, self._piece_bytes = rest, piece_bytes

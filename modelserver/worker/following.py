@@ -15,7 +15,7 @@ _MOST_PARTS = 100_000
 """Boxes or chunks that are walked over in all; an hour in fragments of a second has 7,200."""
 _MOST_FILES = 1000
 _HEAD_BYTES = 24
-"""What is read of each."""
+"""Bytes that are read of each part."""
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_OBJECTS = (
     _ASF_HEADER,
@@ -32,12 +32,13 @@ _NOTABLE = 4096
 """Bytes: less is a tag."""
 
 Step = Callable[[bytes], int | None]
-"""From the first bytes of a part (a box, a chunk, an object) to its length; 0 where it goes on to
-the end of the file, None where it is none."""
+"""Function from the first bytes of a part (a box, a chunk, an object) to its length; 0 if the part
+extends to the end of the file, None if it is not a part."""
 
 
 def following_pieces(view: Readable, size: int) -> list[Piece]:
-    """The files in it, if there are several, or if something else follows; none if it is one."""
+    """Return the files in it, if there are several, or if something else follows; an empty list if
+    it is one."""
 
     def at(offset: int) -> bytes:
         if offset >= size:
@@ -54,7 +55,8 @@ def following_pieces(view: Readable, size: int) -> list[Piece]:
     parts = iter(range(_MOST_PARTS))
 
     def end_of(start: int) -> int:
-        """Where the file that begins there ends, by its parts, or where another one begins."""
+        """Return where the file that begins at `start` ends, by its parts, or where another one
+        begins."""
         offset = start
         for _ in parts:
             head = at(offset)
@@ -123,7 +125,8 @@ def _asf(head: bytes) -> int | None:
 
 
 def _is_name(name: bytes) -> bool:
-    """Of a box or a chunk: four characters (QuickTime has some of Mac OS Roman)."""
+    """Return whether `name` can be that of a box or a chunk: four characters (QuickTime uses
+    some of Mac OS Roman)."""
     return all(0x20 <= letter < 0x7F or letter == 0xA9 for letter in name)
 
 

@@ -27,14 +27,15 @@ from modelserver.worker.reader import AudioReader
 
 _ENDLESS = 1 << 62
 _MAGIC_BYTES = 16
-"""What a file of any kind is known by."""
+"""Bytes by which any kind of file is recognised."""
 _OPENING_BYTES = 16_384
-"""Within so many FFmpeg has to find out what a stream is: a few seconds of Opus."""
+"""Bytes within which FFmpeg has to find out what a stream is: a few seconds of Opus."""
 _MOST_SILENCE_BYTES = 256 * 1024
-"""Of zeros at the beginning, which are held back until it is known how to read what follows."""
+"""Most bytes of zeros at the beginning that are held back until the format of what follows is
+known."""
 _TAIL_BYTES = 256 * 1024
 _BLOCK_BYTES = 8000
-"""A quarter of a second: handed over at once, where there is so much."""
+"""Bytes of a quarter of a second, passed on at once if available."""
 
 
 _BEGINNINGS = (
@@ -48,7 +49,7 @@ _BEGINNINGS = (
     (b"0&\xb2u\x8ef\xcf\x11\xa6\xd9\x00\xaa\x00b\xcel", 0, b"", 0),  # ASF
     (b"TTA1", 0, b"", 0),
 )
-"""Of files behind which FFmpeg does not look for another one: what they have at two places."""
+"""Beginnings of files behind which FFmpeg does not look for another one: bytes at two positions."""
 
 
 def begins_recording(data: bytes) -> bool:
@@ -70,8 +71,11 @@ class LiveAudio:
         channels: ChannelChoice | None = None,
         restarts: bool | None = None,
     ) -> None:
-        """`raw`: what the samples are where there is no container, or no more of it. `restarts`:
-        whether another recording may follow; by default where there is a container."""
+        """Decode a live stream.
+
+        `raw`: the format of samples without a container, or after its header; `restarts`: whether
+        another recording may follow; by default, if there is a container.
+        """
         self._rate, self._channels = rate, channels or ChannelChoice()
         self._raw: RawFormat | None = None
         self._fed_bytes = 0
@@ -95,18 +99,18 @@ class LiveAudio:
 
     @property
     def raw(self) -> RawFormat | None:
-        """What the samples are; None as long as what comes later means nothing without what came
-        before: in a container, other than a WAV file past its header."""
+        """Format of the samples; None if later bytes mean nothing without earlier ones: in a
+        container, other than a WAV file past its header."""
         return self._raw
 
     @property
     def warnings(self) -> list[str]:
-        """What should be said of it, once it has ended."""
+        """Warnings about the stream, once it has ended."""
         return list(dict.fromkeys([*self._earlier_warnings, *self._source.warnings]))
 
     def feed(self, data: bytes) -> None:
-        """The next of it. A recording that begins with `data` takes the place of the one before, as
-        where a recorder was started again."""
+        """Accept the next bytes. A recording that begins with `data` replaces the one before, as
+        when a recorder was started again."""
         if self._next or (self._begun and begins_recording(data)):
             self._next += data
             return
@@ -133,7 +137,7 @@ class LiveAudio:
         return self._restarts and self._head is None
 
     def end(self) -> None:
-        """There is no more."""
+        """End the stream."""
         if self._head is not None:
             self._become(None)
             self._source.feed(bytes(self._head))
@@ -166,7 +170,7 @@ class LiveAudio:
         self._flushing = False
 
     def blocks(self) -> Iterator[bytes]:
-        """Samples, until more is needed. Raises `AudioError`."""
+        """Yield samples until more input is needed. Raises `AudioError`."""
         yield from self._source.blocks()
         if self._flushing:
             self._start_decoder_again()
@@ -191,7 +195,7 @@ class LiveAudio:
         self._source = _Plain()
 
     def rest(self) -> bytes:
-        """Of raw samples, what was fed and has not come out yet."""
+        """Return the raw samples that were fed and not decoded yet."""
         if self._raw is None:
             return b""
         self._forget_decoded()
@@ -203,7 +207,7 @@ class LiveAudio:
         del self._tail[: len(self._tail) - (self._fed_bytes - out)]
 
     def close(self) -> None:
-        """Let go of the decoder."""
+        """Close the decoder."""
         self._source.close()
 
     def _become(self, raw: RawFormat | None) -> None:
@@ -212,8 +216,8 @@ class LiveAudio:
         self._source = _Plain() if plain else _Decoding(self._rate, raw, self._channels)
 
     def _may_be_wav(self, head: bytearray) -> bool:
-        """Its header is not whole yet. Once it is, what follows are its samples: FFmpeg would wait
-        for 64 kB of them."""
+        """Return whether the bytes so far may be the incomplete header of a WAV file. Once it is
+        complete, the samples follow directly: FFmpeg would wait for 64 kB of them."""
         if len(head) < _MAGIC_BYTES and FORMS[0].startswith(head[:4]):
             return True
         if head[:4] in FORMS and len(head) < HEADER_LIMIT_BYTES:
@@ -234,7 +238,7 @@ class LiveAudio:
 
 
 class _Plain:
-    """Samples that are as they shall be."""
+    """Source of samples that need no conversion."""
 
     warnings: list[str] = []  # noqa: RUF012 - there never are any
 
@@ -306,7 +310,7 @@ class _Decoding:
     # The two threads take turns: one waits while the other runs.
 
     def _run(self) -> bool:
-        """The decoder's turn. True if it wants more to read."""
+        """Let the decoder run. Return True if it needs more input."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
             self._thread.start()
@@ -338,7 +342,7 @@ class _Decoding:
 
 
 class _Pipe:
-    """What the decoder reads: what has come so far; then it waits."""
+    """Source of the decoder: bytes that have arrived; reading waits for more."""
 
     def __init__(self) -> None:
         self.bytes = bytearray()
@@ -348,13 +352,13 @@ class _Pipe:
         self.wait: Any = None
 
     def peek(self, size: int) -> bytes:
-        """That much, or all that there is."""
+        """Return the next `size` bytes without consuming them, or fewer at the end."""
         while len(self.bytes) < size and not self.ended:
             self._wait()
         return bytes(self.bytes[:size])
 
     def read(self, size: int) -> bytes:
-        """As of a file that cannot be sought."""
+        """Read at most `size` bytes, in order."""
         while not self.bytes and not self.ended:
             self._wait()
         data = bytes(self.bytes[:size])
@@ -373,7 +377,7 @@ _NO_BEGINNING = (
 
 
 def _goes_on(head: bytes) -> bool:
-    """What begins so is a later part of a WebM, Ogg or MP4 stream."""
+    """Return whether bytes are a later part of a WebM, Ogg or MP4 stream."""
     return (
         head[:4] == b"\x1f\x43\xb6\x75"  # a cluster of Matroska
         or (head[:4] == b"OggS" and len(head) > 5 and not head[5] & 2)
@@ -382,7 +386,7 @@ def _goes_on(head: bytes) -> bool:
 
 
 class _LiveReader(AudioReader):
-    """Of what cannot be sought, and has no end yet."""
+    """Reader of a source that cannot be sought, and has not ended yet."""
 
     def __init__(
         self, pipe: _Pipe, rate: int, raw: RawFormat | None, channels: ChannelChoice
@@ -391,13 +395,13 @@ class _LiveReader(AudioReader):
         super().__init__(pipe, _ENDLESS, rate, raw=raw, channels=channels)
 
     def samples(self) -> Iterator[bytes]:
-        """As they come."""
+        """Yield blocks of samples as they arrive. Raises `AudioError`."""
         try:
             for block in self._blocks():
                 yield block[0]
             if self._raw is None and not self._seconds:
                 raise not_audio(
-                    "nothing could be heard of it as it came: a file whose index comes last has to "
+                    "nothing could be decoded as it arrived: a file whose index comes last has to "
                     "be sent as a file"
                 )
         finally:

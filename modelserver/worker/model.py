@@ -1,4 +1,5 @@
-"""What the fork server loads and every worker inherits: audio in a spool to a transcript.
+"""Model that the fork server loads and every worker inherits: from audio in a spool to a
+transcript.
 
 Imported in those processes only; the supervisor names it in a `supervisor.Target`.
 """
@@ -96,15 +97,15 @@ def load(
 
 
 def _import_whole(package: ModuleType) -> None:
-    """A worker's sandbox opens no files: what is imported on first use is imported here."""
+    """Import all modules of a package now: a worker's sandbox opens no files later."""
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
 
 
 def _load_character_sets() -> None:
-    """In which MPEG-TS names its services (ETSI EN 300 468, annex A): FFmpeg has the C library
-    convert them, which loads a file for each. They are left open."""
+    """Load the character sets in which MPEG-TS names its services (ETSI EN 300 468, annex A):
+    FFmpeg has the C library convert them, which loads a file for each. They stay loaded."""
     libc = ctypes.CDLL(None)
     libc.iconv_open.restype = ctypes.c_void_p
     for name in _SERVICE_NAME_SETS:
@@ -131,11 +132,13 @@ class SpeechModel:
         match self._warmup:
             case "clips":
                 self._model.warm(models.warm_up_clips(self._language, rate))
+            case "clip":
+                self._model.warm(models.warm_up_clips(self._language, rate, shortest=True))
             case "noise":
                 self._model.warm([models.noise(_NOISE_S, rate)])
 
     def report(self) -> dict[str, Any]:
-        """For the log and the status pages."""
+        """Return facts for the log and the status pages."""
         return {
             "model": self._name,
             **self._model.report(),
@@ -148,7 +151,8 @@ class SpeechModel:
     def run(
         self, request: dict[str, Any], spool: SpoolView | None
     ) -> Generator[Any, None, dict[str, Any]]:
-        """One file, a quarter of a second of audio a step; progress is seconds of audio done."""
+        """Process one file, a quarter of a second of audio per step; progress is seconds of audio
+        done."""
         assert spool is not None
         done: Speech | Decoded
         with told_to_the_caller():
@@ -165,7 +169,8 @@ class SpeechModel:
         return self._speech(heard, reader, asked)
 
     def _decode(self, request: DecodeRequest, spool: SpoolView) -> Generator[Any, None, Decoded]:
-        """A long recording's samples in pieces; of each channel, where they are kept apart."""
+        """Yield a long recording's samples in pieces; of each channel, if they are recognised
+        separately."""
         asked, rate, count = request.asked, self._model.sample_rate, 0
         reader = AudioReader(spool, _size(spool), rate, **_as_asked(asked))
         cutters = [
@@ -193,7 +198,8 @@ class SpeechModel:
         )
 
     def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
-        """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
+        """Open a live stream (`supervisor.Streaming`); `before`: seconds of it that another worker
+        received."""
         if "texts" in request:
             keywords, phrases = tuple(request.get("keywords", ())), bool(request.get("phrases"))
             return TextStream(self._steps.for_request(keywords, phrases=phrases))
@@ -201,12 +207,12 @@ class SpeechModel:
             vosk = msgspec.convert(request, StreamRequest)
             return VoskStream(self._model, vosk, before, checkpoint)
         asked = msgspec.convert(request, CaptionRequest)
-        return CaptionStream(self._model, self._segments, asked, before, checkpoint)
+        return CaptionStream(self._model, self._steps, self._segments, asked, before, checkpoint)
 
     def _recognise(
         self, reader: AudioReader, asked: SpeechRequest
     ) -> Generator[Any, None, list[list[models.Utterance]]]:
-        """What was said on each channel that is heard; one if they are mixed."""
+        """Return the utterances of each channel that is recognised; one list if they are mixed."""
         count = max(1, len(reader.numbers))
         options = asked.options(
             # Times of segments are those of their words.
@@ -290,23 +296,24 @@ class SpeechModel:
         )
 
     def _language_asked(self, asked: SpeechRequest) -> str:
-        """The language of what is recognised, where none is detected."""
+        """Return the language of the request, for a model that detects none."""
         languages = self._model.abilities.languages
         return closest_language(asked.language, languages) or self._language
 
     def _not_as_asked(self, asked: SpeechRequest) -> list[str]:
-        return not_as_asked(self._model, asked, words=asked.words and asked.words_asked_for)
+        words = asked.words and asked.words_asked_for
+        return not_as_asked(self._model, self._steps, asked, words=words)
 
 
 def _unusual(abilities: models.Abilities) -> dict[str, Any]:
-    """What is not as it is of most models: it is logged."""
+    """Return the abilities that differ from those of most models, for the log."""
     usual = msgspec.to_builtins(models.Abilities())
     found = msgspec.to_builtins(abilities)
     return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def _as_asked(asked: SpeechRequest) -> dict[str, Any]:
-    """What of a request is the reader's."""
+    """Return the arguments of the reader in a request."""
     return {
         "raw": asked.raw,
         "channels": channel_choice(asked.channels),

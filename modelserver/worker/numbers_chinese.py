@@ -23,7 +23,7 @@ _PLAIN = str.maketrans(
     "〇○幺萬億兩點號塊週禮個鐘時負數幾歲層樓從達級頁約於",
     "零零一万亿两点号块周礼个钟时负数几岁层楼从达级页约于",
 )
-"""Other forms of the same characters, one for one."""
+"""Translation of other forms of the same characters, one for one."""
 _RUN = re.compile(f"(?:[{_NUMERAL}点]|两(?=[百千万亿点]))+|(?<![{_NUMERAL}两])两")
 _LONGEST = 24
 """Characters of a numeral with units; longer ones are none."""

@@ -156,7 +156,7 @@ def _write(number: Number, text: str, figures: str, rules: Rules) -> None:
 
 
 def _is_plausible(said: str, figures: str, rules: Rules) -> bool:
-    """Return whether a number takes in no word of its surroundings."""
+    """Return whether a number does not include words of its surroundings."""
     if re.match(_SCALE, said) or re.fullmatch(rf"(?:{rules.one}|mil) {_SCALE}\w*", said):
         return False  # eine million
     _, comma, decimals = figures.partition(",")

@@ -9,27 +9,28 @@ class Rules:
     """Patterns of one language. Alternatives without groups that count."""
 
     alone: str
-    """100 and 1000, which are not written in figures by themselves."""
+    """Pattern of 100 and 1000, which are not written in figures when they stand alone."""
     one: str
     """Forms of one that are also an article or a pronoun."""
     percent: str
     percent_sign: str
     joins: str
-    """Between two numbers of which both are written, or neither."""
+    """Pattern between two numbers of which both are written, or neither."""
     between: tuple[str, str]
-    """Before the first of two numbers, and between them: between ten and twenty."""
+    """Patterns before the first of two numbers, and between them: "between ten and twenty"."""
     larger: str
     """A unit of a number that a number of two digits makes certain: three euros fifty."""
     blocks: str
-    """Between two numbers of which neither is written: alternatives, times before an hour."""
+    """Pattern between two numbers of which neither is written: alternatives, times before an hour.
+    """
     after_none: str
-    """After a number that is a part of something in words."""
+    """Pattern after a number that is a part of something in words."""
     sayings: str
     months: str
-    """After a day."""
+    """Pattern after a day."""
     before_none: str = "(?!)"
     clock: tuple[str, str] = ("(?!)", "(?!)")
-    """Before an hour, and between it and its minutes."""
+    """Patterns before an hour, and between it and its minutes."""
     phone: str = "(?!)"
     """A telephone number that is spoken in groups of digits."""
     pairs: bool = False

@@ -30,11 +30,11 @@ class Link(Enum):
 
     NOTHING = auto()
     TOGETHER = auto()
-    """Both are written if one of them is certain."""
+    """Write both if one of them is certain."""
     CERTAIN = auto()
-    """Each makes the other one certain: a day and a month."""
+    """Treat both as certain: a day and a month."""
     UNCLEAR = auto()
-    """Neither is written."""
+    """Write neither of them."""
 
 
 def joined(numbers: Iterable[Number], link: Callable[[Number, Number], Link]) -> list[Number]:

@@ -3,7 +3,7 @@
 What is not surely a number stays as it was spoken, and no number is written by half.
 """
 
-from modelserver.extras import how_to_install
+from models.extras import how_to_install
 from modelserver.worker.numbers_chinese import chinese
 from modelserver.worker.numbers_english import english
 from modelserver.worker.numbers_european import LANGUAGES, european

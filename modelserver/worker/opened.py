@@ -30,13 +30,13 @@ class Opened:
 
     @property
     def channels(self) -> int:
-        """Of the stream."""
+        """Number of channels of the stream."""
         assert self.stream is not None
         return max(1, int(self.stream.codec_context.channels))
 
     @property
     def duration_s(self) -> float | None:
-        """As the container says, where it does not guess."""
+        """Length by the container, unless the container only guesses."""
         if self.stream is None or self.container.format.name in ("mp3", "aac", "mpegts", "mpeg"):
             return None
         if self.stream.duration is not None and self.stream.time_base is not None:
@@ -89,14 +89,14 @@ class Opened:
 
 
 class Window:
-    """What FFmpeg reads: a stretch of the file, behind another header if need be."""
+    """Stretch of the file, behind another header if needed, which FFmpeg reads."""
 
     def __init__(self, view: Readable, piece: Piece) -> None:
         self._view, self._piece, self._at = view, piece, 0
         self._length = len(piece.header) + piece.end - piece.start
 
     def read(self, size: int) -> bytes:
-        """As of a file."""
+        """Read at most `size` bytes, as a file does."""
         header = self._piece.header
         if self._at < len(header):
             data = header[self._at : self._at + size]
@@ -110,16 +110,16 @@ class Window:
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of a file."""
+        """Move to an offset, as a file does."""
         base = (0, self._at, self._length)[whence]
         self._at = max(0, base + offset)
         return self._at
 
     def tell(self) -> int:
-        """As of a file."""
+        """Return the offset, as a file does."""
         return self._at
 
 
 def open_nothing(*_: object) -> NoReturn:
-    """A file that names others gets none of them."""
+    """Refuse to open any other file that a file names."""
     raise PermissionError("nothing else is opened")

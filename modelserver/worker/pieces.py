@@ -1,9 +1,9 @@
-"""A long recording in pieces, cut where nobody speaks. Runs in the workers.
+"""Cutting of a long recording into pieces, in pauses. Runs in the workers.
 
-A piece ends in the quietest half second of its last half. If that is no pause, its end and the next
-one's beginning overlap around it, so that no word is cut in both; not so for a model whose words
-have no times, since nothing tells then what both have. Energies are taken of every fourth sample,
-which tells a pause as well as all of them would.
+A piece ends in the quietest half second of its last half. If that is not a pause, its end and the
+next one's beginning overlap around it, so that no word is cut in both; this does not apply to a
+model whose words have no times, since nothing tells which words both contain. Energies are computed
+from every fourth sample, which tells a pause as well as all samples would.
 """
 
 from __future__ import annotations  # array is generic for type checkers only, before 3.12
@@ -16,22 +16,22 @@ from modelserver.audio.channels import ENERGY_EVERY, energy
 
 _FRAME_S = 0.02
 _QUIET_S = 0.4
-"""How long a pause has to be: it is looked for in stretches of that length."""
+"""Length of a pause, and of the stretches in which pauses are searched for."""
 _PAUSE = 0.03
 """A stretch with less of the energy of speech is a pause: -15 dB."""
 _SPEECH_SHARE = 0.8
-"""What is as loud as speech: the frame that is louder than this share of all."""
+"""Share of all frames that are quieter than one that counts as speech."""
 _LEAST = 30.0
 """Energy a sample below which a stretch is silence whatever else is there: 5 of 32768."""
 OVERLAP_S = 3.0
-"""Of two pieces with no pause between them."""
+"""Overlap of two pieces with no pause between them."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioPiece:
-    """One of them. Times in seconds from the start of the recording: of its first sample, and of
-    what is its own, `begin` to `end`; what is before and after that is its neighbours'. `paused`:
-    nobody speaks at its end."""
+    """Piece of a recording. Times in seconds from the start of the recording: of its first sample,
+    and of its own part, `begin` to `end`; samples before and after belong to its neighbours.
+    `paused`: the piece ends in a pause."""
 
     number: int
     start: float
@@ -45,7 +45,8 @@ class Cutter:
     """Feed it with 16-bit samples of one channel."""
 
     def __init__(self, rate: int, piece_s: float, *, overlap: bool = True) -> None:
-        """`piece_s`: the longest that a piece may be; `overlap`: see above."""
+        """Cut pieces of at most `piece_s` seconds. `overlap`: whether they may overlap (see
+        above)."""
         self._rate = rate
         self._frame = int(rate * _FRAME_S)
         self._most = max(4 * self._frame, int(rate * piece_s))
@@ -57,14 +58,14 @@ class Cutter:
         self._begin = 0
 
     def feed(self, pcm: bytes) -> Iterator[AudioPiece]:
-        """What is complete with these."""
+        """Yield the pieces that are complete with these samples."""
         self._pcm += pcm
         self._measure()
         while len(self._pcm) >= 2 * self._most:
             yield self._cut()
 
     def finish(self) -> Iterator[AudioPiece]:
-        """The rest."""
+        """Yield the last piece, if any is left."""
         end = self._start + len(self._pcm) // 2
         if self._pcm and (end > self._begin or self._number == 0):
             yield self._piece(len(self._pcm) // 2, end, paused=True)
@@ -97,7 +98,8 @@ class Cutter:
         return self._piece(min(at + half, self._most), seam, paused=False, back=at - half)
 
     def _piece(self, length: int, end: int, *, paused: bool, back: int | None = None) -> AudioPiece:
-        """The first `length` samples; the next one begins at `back`, or where it ends."""
+        """Return the first `length` samples as a piece; the next one begins at `back`, or where it
+        ends."""
         piece = AudioPiece(
             self._number,
             self._start / self._rate,

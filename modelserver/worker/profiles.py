@@ -17,7 +17,7 @@ class ProfiledModel(WrappedModel):
     cannot do."""
 
     def __init__(self, model: models.Model, profile: str) -> None:
-        """`profile`: for those that name none."""
+        """Apply `profile` to requests that name none."""
         super().__init__(model)
         self._profile = profile
 

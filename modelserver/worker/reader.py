@@ -1,4 +1,5 @@
-"""Any audio file to 16-bit PCM at the recogniser's rate, chunk by chunk. Runs in the workers.
+"""Decoding of any audio file to 16-bit PCM at the recogniser's rate, chunk by chunk. Runs in the
+workers.
 
 FFmpeg demuxes and decodes (through PyAV), with the containers and decoders of `formats` only, from
 a file that is open already: it can open nothing by itself. Memory does not depend on the length.
@@ -27,18 +28,20 @@ from modelserver.worker.resampling import Resampler
 av.logging.set_level(None)
 
 _PROBE_BYTES = "2048"
-"""Of a file whose header says all; FFmpeg would read and decode half a second to guess."""
+"""Bytes to probe of a file whose header is complete; FFmpeg would otherwise read and decode half a
+second to guess."""
 _PROBE_OTHERS_BYTES = "2000000"
 _AHEAD_BYTES = 160_000
-"""What is decoded before the recogniser gets some of it: going to and fro between the two costs
-each of them the processor's caches, 3 ms for 5 s of audio."""
+"""Bytes that are decoded before the recogniser receives some: switching between the two costs each
+of them the processor's caches, 3 ms for 5 s of audio."""
 _LISTEN_BYTES = 64_000
-"""Of samples whose order of bytes is to be heard."""
+"""Bytes of samples from which their byte order is detected."""
 _MIXED = ChannelChoice()
 
 
 class AudioReader:
-    """One audio file behind a seekable view, whose samples are read once from front to back."""
+    """Reader of an audio file behind a seekable view: its samples are read once from front to
+    back."""
 
     def __init__(
         self,
@@ -50,7 +53,7 @@ class AudioReader:
         channels: ChannelChoice = _MIXED,
         longest_s: float | None = None,
     ) -> None:
-        """`raw`: what the samples are where there is no container. Raises `AudioError`."""
+        """Open the file. `raw`: the format without a container. Raises `AudioError`."""
         self._view, self._size, self._rate = view, size, rate
         self._wanted, self._longest_s = channels, longest_s
         self._seconds = 0.0
@@ -73,20 +76,19 @@ class AudioReader:
 
     @property
     def warnings(self) -> list[str]:
-        """What should be said of the file, once it was read."""
+        """Warnings about the file, once it was read."""
         said = [*self._warnings, *self._louder.warnings()]
         if self._damaged:
             said.append("the file is damaged: what could be decoded was recognised")
         return list(dict.fromkeys(said))
 
     def channel(self, number: int) -> int | None:
-        """Of that place in `numbers`; None where all are mixed."""
+        """Return the channel at that position of `numbers`; None if all are mixed."""
         return self.numbers[number] if self.numbers else None
 
     def pcm(self, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
-        """Samples as a recogniser takes them: the channel (its place in `numbers`; 0 where all are
-        mixed), and a chunk of `chunk_bytes`; the last one of each may be shorter. Raises
-        `AudioError`."""
+        """Yield samples for a recogniser: the channel (its place in `numbers`; 0 if all are mixed),
+        and a chunk of `chunk_bytes`; the last one of each may be shorter. Raises `AudioError`."""
         pending = [bytearray() for _ in range(max(1, len(self.numbers)))]
         try:
             for block in self._blocks():
@@ -108,7 +110,7 @@ class AudioReader:
                 yield number, bytes(rest)
 
     def close(self) -> None:
-        """Let go of the decoder."""
+        """Close the decoder."""
         self._first.close()
 
     # --- opening --------------------------------------------------------------------------------
@@ -121,11 +123,11 @@ class AudioReader:
         return head
 
     def _window(self, piece: Piece) -> Any:
-        """What FFmpeg reads."""
+        """Return the file object that FFmpeg reads."""
         return Window(self._view, piece)
 
     def _more_options(self) -> dict[str, str]:
-        """Of FFmpeg's, for opening it."""
+        """Return further options of FFmpeg for opening the file."""
         return {}
 
     def _some_samples(self, piece: Piece, size: int) -> bytes:
@@ -134,7 +136,7 @@ class AudioReader:
         return some
 
     def _without_header(self, piece: Piece) -> Piece | None:
-        """Of a WAV file whose header cannot be read."""
+        """Return the samples of a WAV file whose header cannot be read."""
         if piece.header or self._head[8:12] != b"WAVE":
             return None
         return without_its_header(self._view, self._size)
@@ -183,7 +185,8 @@ class AudioReader:
         if rate and rate not in SAMPLE_RATES:
             container.close()
             raise unsupported(
-                f"samples at {rate} Hz; from {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz are taken"
+                f"samples at {rate} Hz are not supported: "
+                f"expected {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz"
             )
         return opened
 
@@ -192,10 +195,10 @@ class AudioReader:
             return error
         if (name := container_of(self._head)) is not None:
             return not_audio(f"the {name} file cannot be read: it is damaged, or cut short")
-        return not_audio("this is no audio file of a kind that is known")
+        return not_audio("this is not an audio file of a known kind")
 
     def _numbers(self) -> tuple[int, ...]:
-        """The channels that are heard one by one; none where they are mixed."""
+        """Return the channels that are recognised separately; none if they are mixed."""
         there = self._first.channels
         if self._wanted.how == SPLIT and not self._wanted.numbers:
             return tuple(range(there))
@@ -210,7 +213,7 @@ class AudioReader:
     # --- decoding -------------------------------------------------------------------------------
 
     def _blocks(self) -> Iterator[Sequence[bytes]]:
-        """Of each of the channels that are heard, or of their mix, a stretch of samples."""
+        """Yield stretches of samples: of each channel that is recognised, or of the mix."""
         for number, piece in enumerate(self._pieces):
             opened = self._first if number == 0 else self._open(piece)
             try:

@@ -1,4 +1,4 @@
-"""What the engine or the audio refuses, as a worker tells it."""
+"""Errors of the engine and of the audio, converted for the supervisor."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""From what a decoder puts out to 16-bit samples at the recogniser's rate, by FFmpeg's filters."""
+"""Conversion of decoded audio to 16-bit samples at the recogniser's rate, by FFmpeg's filters."""
 
 from __future__ import annotations  # array is generic for type checkers only, before 3.12
 
@@ -15,11 +15,9 @@ _BLOCK_S = 0.1
 
 
 class Resampler:
-    """Floats, the wanted rate, 16 bits; each channel by itself, and the mean of all.
-
-    Not FFmpeg's own downmix: that drops the channel it takes for a subwoofer, and somebody's
-    microphone may be there.
-    """
+    """Converter to floats, the wanted rate, and 16 bits; each channel separately, and the mean of
+    all. FFmpeg's own downmix is not used: it drops the channel that it takes for a subwoofer, which
+    may hold a microphone."""
 
     def __init__(self, frame: av.AudioFrame, rate: int) -> None:
         self._kind = (frame.format.name, frame.layout.name, frame.sample_rate)
@@ -53,15 +51,16 @@ class Resampler:
         self._graph, self._source = graph, source
 
     def takes(self, frame: av.AudioFrame) -> bool:
-        """It is like those that came before."""
+        """Return whether the frame has the format of the earlier ones."""
         return self._kind == (frame.format.name, frame.layout.name, frame.sample_rate)
 
     def push(self, frame: av.AudioFrame) -> None:
-        """The next one."""
+        """Convert the next frame."""
         self._source.push(frame)
 
     def pull(self, *, last: bool) -> Iterator[tuple[list[array[int]], array[int]]]:
-        """Samples of each channel, and their mean, in blocks that are long enough to compare."""
+        """Yield samples of each channel, and their mean, in blocks that are long enough to
+        compare."""
         if last:
             self._source.push(None)
         for sink, waiting in zip(self._sinks, self._waiting, strict=False):

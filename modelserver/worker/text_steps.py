@@ -1,13 +1,12 @@
-"""What is done to a text once it is recognised: steps, one after the other, in the workers.
+"""Text steps, which workers apply one after the other to recognised text.
 
 A step is found by its name among the entry points of the group `modelserver.text_steps`, and so may
-come from any installed package. It is made for a language and takes a final text to another one;
-what an engine says of words, and what may still change, is left as it was spoken.
+come from any installed package. It is made for a language and converts a final text to another one;
+an engine's words, and text that may still change, stay as spoken.
 """
 
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import lru_cache
@@ -20,8 +19,8 @@ from modelserver.worker.wrapped import WrappedModel
 from supervisor import StreamAnswer
 
 TextStep = Callable[[str], str]
-"""From a text to a text. Called in a worker's sandbox: what it needs of files has to be read when
-it is made, or at the first call, which is made before."""
+"""Function from text to text. Called in a worker's sandbox: a step has to read its files when it is
+made, or at the first call, which happens before the sandbox is closed."""
 
 
 @runtime_checkable
@@ -39,7 +38,7 @@ class KeywordStep(Protocol):
 
 
 Maker = Callable[[str], TextStep | None]
-"""Makes the step for a language (a BCP 47 tag); None where it knows nothing of that language."""
+"""Function that makes the step for a language (a BCP 47 tag); None for an unsupported one."""
 
 _WRITTEN = {
     "numbers": "not needed: the model writes numbers itself",
@@ -58,13 +57,15 @@ class TextSteps:
     def __init__(
         self, names: Iterable[str], language: str, own: Mapping[str, Maker] | None = None
     ) -> None:
-        """`own`: makers of steps that are not entry points. Raises `models.ModelError` for a step
-        that is not there, or does not work."""
+        """Make the steps. `own`: makers of steps that are not entry points. Raises
+        `models.ModelError` for a step that does not exist, or does not work."""
         own = own or {}
         self._steps: list[tuple[str, TextStep]] = []
         self._texts_written = False
         self.report: dict[str, str] = {}
-        """Of each, whether it does something in that language."""
+        """State of each step in that language, for people."""
+        self.keyword_warnings: list[str] = []
+        """Warnings about steps that cannot use the keywords of `with_keywords`."""
         self._made_with = lru_cache(maxsize=_KEYWORD_LISTS)(self._make_with)
         for name in names:
             if (problem := unknown_step([name])) is not None:
@@ -78,13 +79,13 @@ class TextSteps:
                     "text_step",
                     f"the text step {name!r} cannot be used: {error or type(error).__name__}",
                 ) from error
-            self.report[name] = "in use" if step is not None else f"knows nothing of {language}"
+            self.report[name] = "in use" if step is not None else f"does not support {language}"
             if step is not None:
                 self._steps.append((name, step))
 
     def leave_written(self) -> None:
-        """From now on take texts that are as people write them (`models.Abilities.written`): leave
-        their spaces and numbers alone."""
+        """Treat texts as written by people (`models.Abilities.written`) from now on: leave their
+        spaces and numbers alone."""
         self._texts_written = True
         self._steps = [(name, step) for name, step in self._steps if name not in _WRITTEN]
         self.report |= {name: why for name, why in _WRITTEN.items() if name in self.report}
@@ -98,25 +99,33 @@ class TextSteps:
             made._steps = [(name, step) for name, step in made._steps if name != PUNCTUATION]
         return made
 
+    @property
+    def use_keywords(self) -> bool:
+        """True if a step corrects texts by keywords."""
+        return any(isinstance(step, KeywordStep) for _, step in self._steps)
+
     def with_keywords(self, keywords: tuple[str, ...]) -> "TextSteps":
         """Return the steps for a request with these keywords."""
-        if not keywords or not any(isinstance(step, KeywordStep) for _, step in self._steps):
-            return self
-        return self._made_with(keywords)
+        return self._made_with(keywords) if keywords and self.use_keywords else self
 
     def _make_with(self, keywords: tuple[str, ...]) -> "TextSteps":
         made = copy(self)
-        made._steps = []
+        made._steps, made.keyword_warnings = [], []
         for name, step in self._steps:
             if isinstance(step, KeywordStep):
-                with suppress(Exception):  # whatever a plugin raises
+                try:
                     step = step.with_keywords(keywords)
+                except Exception as error:  # noqa: BLE001 - whatever a plugin raises
+                    why = f"{error or type(error).__name__}"
+                    made.keyword_warnings.append(
+                        f"keywords: the text step {name} cannot use them: {why}"
+                    )
             made._steps.append((name, step))
         return made
 
     def written(self, spoken: str) -> str:
-        """As people write it. A step that fails leaves its text as it was: a number in words is
-        better than no answer."""
+        """Return the text as people write it. A step that fails leaves the text as it was: a number
+        in words is better than no answer."""
         text = reader_text([spoken], written=self._texts_written)
         for _, step in self._steps if text else ():
             try:
@@ -127,7 +136,7 @@ class TextSteps:
 
 
 class WritingModel(WrappedModel):
-    """A model whose final texts have gone through the steps, whoever asks."""
+    """Model whose final texts have gone through the steps, in every API."""
 
     def __init__(self, model: models.Model, steps: TextSteps) -> None:
         super().__init__(model)
@@ -152,7 +161,7 @@ class TextStream:
         self._steps = steps
 
     def feed(self, data: Any, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
-        """A list of texts."""
+        """Apply the steps to a list of texts."""
         written = []
         for text in data:
             yield
@@ -160,7 +169,7 @@ class TextStream:
         return StreamAnswer([written], at_checkpoint=True)
 
     def close(self) -> None:
-        """There is nothing to let go."""
+        """Do nothing: the recogniser holds no resources."""
 
 
 class _WritingRecognizer:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import models
 
 Move = Callable[[float], float]
-"""From a time in seconds to another one."""
+"""Function from a time in seconds to another one."""
 
 
 def retimed_words(words: tuple[models.Word, ...], move: Move) -> tuple[models.Word, ...]:

@@ -3,7 +3,7 @@ understood other words that sound the same."""
 
 from typing import TYPE_CHECKING
 
-from modelserver.extras import how_to_install
+from models.extras import how_to_install
 
 if TYPE_CHECKING:
     from modelserver.worker.vocabulary_step import Vocabulary

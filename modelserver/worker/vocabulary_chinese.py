@@ -44,7 +44,8 @@ _TONE, _FUZZY, _OTHER = 0.25, 0.5, 1.5
 z, or ing and in), or in others."""
 _ALLOWED = {2: 0.0, 3: 0.5, 4: 1.0}
 _ALLOWED_LONGER = 2.0
-"""Distance at which so many syllables are still the same word, if no more than half differ."""
+"""Distance at which words of three or more syllables still count as the same word, if no more than
+half of the syllables differ."""
 
 
 class _Syllable(NamedTuple):
@@ -151,7 +152,7 @@ def _common_spans(text: str, common: frozenset[str]) -> tuple[list[bool], set[in
 
 
 def _pairs(text: str, at: int, most: int) -> Iterator[tuple[str, str]]:
-    """Yield the syllables of two characters, in so many readings of each."""
+    """Yield the syllables of two characters, in at most `most` readings of each."""
     readings = (_readings(character)[:most] for character in text[at : at + 2])
     for pair in product(*readings):
         yield pair[0].alike, pair[1].alike

@@ -7,25 +7,20 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
+from models.scripts import COMBINING, HAN, HANGUL, HIRAGANA, KATAKANA
 from modelserver.worker.vocabulary_common import CommonWords
 from modelserver.worker.vocabulary_sounds import Sounds, sounds_of
 
-_HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3"
-_KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
-_UNSPACED = "\u3041-\u309f\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_MARKS = (
-    "\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0900-\u0903\u093a-\u094f\u0951-\u0957"
-    "\u0962\u0963\u0980-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e"
-)
-"""Parts of letters: accents, and vowels in scripts of Western and Southern Asia."""
+_KATAKANA = f"{KATAKANA}\u30fc-\u30ff"
+_UNSPACED = f"{HIRAGANA}{HAN}"
 _WORD = re.compile(
-    rf"\d+|\b(?:[^\W\d_]\.){{2,}}|[{_HANGUL}]+|[{_KATAKANA}]+|[{_UNSPACED}]"
-    rf"|(?:(?![{_HANGUL}{_KATAKANA}{_UNSPACED}])[^\W\d_]|[{_MARKS}])+"
+    rf"\d+|\b(?:[^\W\d_]\.){{2,}}|[{HANGUL}]+|[{_KATAKANA}]+|[{_UNSPACED}]"
+    rf"|(?:(?![{HANGUL}{_KATAKANA}{_UNSPACED}])[^\W\d_]|[{COMBINING}])+"
 )
 """A number, letters with dots (A.I.), a word of one script, or a character of a script without
 spaces."""
-_HANGUL_LETTER = re.compile(f"[{_HANGUL}]")
-_WITH_SOUND = re.compile(f"[a-z\u00df-\u024f\u0400-\u052f\u1e00-\u1eff{_HANGUL}{_KATAKANA}]")
+_HANGUL_LETTER = re.compile(f"[{HANGUL}]")
+_WITH_SOUND = re.compile(f"[a-z\u00df-\u024f\u0400-\u052f\u1e00-\u1eff{HANGUL}{_KATAKANA}]")
 """Scripts whose sounds are known: Latin, Cyrillic, Hangul, and katakana."""
 _ALL_UNSPACED = re.compile(f"[{_UNSPACED}]+")
 """Keywords without case and spaces: nothing is to be done where their letters are."""
@@ -135,7 +130,7 @@ class WordMatcher:
     """Finds the keywords of one list."""
 
     def __init__(self, language: str, keywords: Iterable[str], common: CommonWords) -> None:
-        """`language`: a primary subtag."""
+        """Match keywords. `language`: a primary subtag."""
         self._sounds = sounds_of(language)
         self._common = common
         self._particles = _PARTICLES if language == "ko" else ()

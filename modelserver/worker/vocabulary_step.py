@@ -1,7 +1,7 @@
-"""The step of one language, and what it does for a list of keywords.
+"""Vocabulary step of one language, and its work on a list of keywords.
 
-Words are compared by pronunciation. What is a common word of the language stays, whatever it sounds
-like, and so do numbers.
+Words are compared by pronunciation. Common words of the language stay, whatever they sound like,
+and so do numbers.
 """
 
 from collections.abc import Iterable

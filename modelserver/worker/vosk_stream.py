@@ -21,21 +21,22 @@ _PIECE_S = 0.25
 
 
 class _Checkpoint(msgspec.Struct):
-    """End of an utterance, for a session that goes on from there."""
+    """End of an utterance, for a session that continues from there."""
 
     seconds: float
-    """Of audio that had come until then."""
+    """Seconds of audio that had arrived by then."""
     rest: bytes
 
 
 class VoskStream:
-    """One stream (`supervisor.StreamSession`). It has a checkpoint after each utterance."""
+    """Live stream of the Vosk protocol (`supervisor.StreamSession`). It has a checkpoint after each
+    utterance."""
 
     def __init__(
         self, model: models.Model, request: StreamRequest, before_s: float, checkpoint: Any
     ) -> None:
-        """`before_s`: seconds of it that another worker has recognised; `checkpoint`: the last
-        one of that worker's session."""
+        """Recognise a stream. `before_s`: seconds of it that another worker has recognised;
+        `checkpoint`: the last one of that worker's session."""
         self._request = request
         self._rate = request.sample_rate
         self._written = model.abilities.written

@@ -6,7 +6,7 @@ import models
 
 
 class WrappedModel:
-    """Implements `models.Model`."""
+    """Wrapper of a model that behaves like it (`models.Model`)."""
 
     def __init__(self, model: models.Model) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""`python -m supervisor.child CHANNEL_FD SUPERVISOR_PID`: a fork server."""
+"""Fork server's entry point: `python -m supervisor.child CHANNEL_FD SUPERVISOR_PID`."""
 
 import sys
 

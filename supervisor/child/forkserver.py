@@ -1,8 +1,8 @@
 """The fork server: loads the model once, warms it, then only forks.
 
 It is started by exec, has one thread, and lives as long as the supervisor's end of its channel.
-Each worker is forked twice over, so that it is the supervisor's own child: whoever has to know how
-it ended can ask the kernel, whatever becomes of the fork server.
+Each worker is forked twice, so that it becomes a child of the supervisor, which can then ask the
+kernel how it ended even after the fork server has gone.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ from supervisor.process_control import (
     wait_for_parent,
 )
 from supervisor.settings import Sandbox
-from supervisor.trim import give_back, let_go
+from supervisor.trim import collect_and_release, release_free_memory
 from supervisor.wire.channel import Channel, ChannelClosed, close_fds
 from supervisor.wire.messages import (
     Fork,
@@ -47,15 +47,15 @@ from supervisor.wire.page import Page
 EXIT_LOAD_FAILED = 3
 
 _FORK_SERVER_OOM_SCORE, _WORKER_OOM_SCORE = 200, 700
-"""Added on the way from the supervisor to a worker: if the kernel must kill, then a worker, whose
-work can be done again; the supervisor last."""
+"""Values added to oom_score_adj for the fork server and again for a worker: if the kernel must
+kill, it takes a worker, whose work can be repeated, and the supervisor last."""
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 
 
 def main(channel_fd: int, supervisor_pid: int) -> int:
-    """Serve forks over the channel until it closes; returns the exit status."""
-    # Ctrl-C reaches the whole terminal group; whether it ends us is the supervisor's decision.
+    """Serve forks over the channel until it closes; return the exit status."""
+    # Ctrl-C reaches the whole terminal group; the supervisor decides whether this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not end_with_parent(supervisor_pid):
         return 0
@@ -76,7 +76,7 @@ def main(channel_fd: int, supervisor_pid: int) -> int:
         except LoadError as error:
             channel.send(LoadFailed(sendable(str(error)), sendable(traceback.format_exc())))
             return EXIT_LOAD_FAILED
-        except Exception as error:  # noqa: BLE001 - whatever a model raises, the supervisor is told
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
             message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             channel.send(LoadFailed(sendable(message), sendable(traceback.format_exc())))
             return EXIT_LOAD_FAILED
@@ -103,10 +103,10 @@ def _load(channel: "Channel[ToForkServer]", request: Load, nowhere: int) -> Serv
     in_force, missing = ([], []) if off else sandbox.try_sandbox(nowhere)
     if request.sandbox is Sandbox.ON and sandbox.ESSENTIAL not in in_force:
         raise RuntimeError(f"no sandbox can be made here: {'; '.join(missing)}")
-    # What is garbage now must not be found, and its pages copied, in every worker.
+    # Collected now, so that garbage is not found, and its pages copied, in every worker.
     gc.collect()
     gc.freeze()
-    let_go()
+    release_free_memory()
     channel.send(Loaded(loaded - started, warmed - loaded, report, in_force, missing))
     return servable
 
@@ -122,8 +122,8 @@ class ForkServer:
         nowhere: int,
         supervisor_pid: int,
     ) -> None:
-        """`nowhere`: a descriptor of the directory that temporary files of the load were in; the
-        supervisor has removed it."""
+        """Take over the channel. `nowhere` is a descriptor of the directory that held temporary
+        files of the load; the supervisor has removed it."""
         self._channel = channel
         self._servable = servable
         self._heartbeat_s = request.heartbeat_s
@@ -132,13 +132,13 @@ class ForkServer:
         self._supervisor_pid = supervisor_pid
 
     def serve(self) -> None:
-        """Until the supervisor closes the channel; raises `ChannelClosed` then."""
+        """Fork until the supervisor closes the channel. Raises `ChannelClosed` then."""
         while True:
             received = self._channel.receive(None)
             assert received is not None
             match received:
                 case (Trim(), _):
-                    give_back()
+                    collect_and_release()
                 case (Fork() as request, fds):
                     self._fork(request, fds)
                     close_fds(fds)
@@ -155,10 +155,11 @@ class ForkServer:
             os.close(pidfd)
 
     def _fork_worker(self, fds: list[int]) -> tuple[int, int]:
-        """Fork twice. Returns the worker's pid, and a pidfd of it; raises `OSError`."""
+        """Fork twice; return the worker's pid and a pidfd of it. Raises `OSError`."""
         reader, writer = os.pipe()
         try:
-            # The C library's own: what a model has registered to run in children is for the worker.
+            # The C library's fork: hooks that a model has registered for children are for the
+            # worker.
             between = _libc.fork()
             if between == 0:
                 os.close(reader)
@@ -173,11 +174,12 @@ class ForkServer:
             os.close(reader)
         if not told.isdigit():
             raise OSError(told or "the process in between was ended")
-        # The supervisor does not reap what it does not know yet: the number is still its own.
+        # The supervisor does not reap a process that it does not know yet, so the pid is still
+        # valid.
         return int(told), os.pidfd_open(int(told))
 
     def _fork_again(self, writer: int, fds: list[int]) -> None:
-        """In the process in between; never returns."""
+        """Fork the worker from the process in between; never returns."""
         try:
             pid = os.fork()
         except OSError as error:
@@ -190,7 +192,7 @@ class ForkServer:
         os._exit(0)
 
     def _become_worker(self, channel_fd: int, page_fd: int, output_fd: int) -> None:
-        """In the worker; never returns."""
+        """Run the worker in this process; never returns."""
         status = 1
         try:
             raise_oom_score(_WORKER_OOM_SCORE)

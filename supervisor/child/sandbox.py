@@ -1,8 +1,11 @@
-"""What a worker gives up before its first job: it meets other people's audio with C and C++ code,
-and whoever takes that over must find nothing to do but to answer its own requests wrongly.
+"""The sandbox that a worker enters before its first job.
 
-Calls are allowed, refused with EPERM, or forbidden. A forbidden one never happens: the kernel holds
-it and tells the supervisor, which ends the worker and names the call (seccomp_unotify(2)).
+Workers decode untrusted audio with C and C++ code. An attacker who takes one over must not be able
+to do more than answer that worker's own requests wrongly.
+
+System calls are allowed, refused with EPERM, or forbidden. A forbidden call is never executed: the
+kernel holds it and notifies the supervisor, which ends the worker and logs the call
+(seccomp_unotify(2)).
 """
 
 import contextlib
@@ -21,12 +24,12 @@ from supervisor.process_control import prctl
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
-"""The same on every architecture."""
+"""Numbers that are the same on every architecture."""
 _LANDLOCK_VERSION = 1
 _CAPABILITY_VERSION = 0x20080522
 _CLONE_THREAD = 0x10000
 _CLONE_NEW = 0x7E020000
-"""The flags that make new namespaces."""
+"""Flags that make new namespaces."""
 _AT_EMPTY_PATH = 0x1000
 _PR_SET_NAME, _PR_SET_VMA = 15, 0x53564D41
 
@@ -60,8 +63,8 @@ _F_SETFL, _O_ASYNC = 4, 0o20000
 _FCNTL_FORBIDDEN = (8, 10, 15, 1024, 1026)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: ways to have the kernel send signals."""
 _MADVISE_ALLOWED = (*range(5), 8, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21)
-"""From MADV_NORMAL to MADV_DONTNEED, MADV_FREE, and what a program may say of its own pages; not
-MADV_REMOVE, which punches holes into shared ones, nor MADV_HWPOISON."""
+"""Advice from MADV_NORMAL to MADV_DONTNEED, MADV_FREE, and advice that concerns a program's own
+pages; not MADV_REMOVE, which punches holes into shared ones, and not MADV_HWPOISON."""
 _LIMITS = {
     resource.RLIMIT_CORE: 0,
     resource.RLIMIT_MEMLOCK: 0,
@@ -73,8 +76,8 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """Measures in force from now on, and why the rest is not. `listener`: a descriptor on which the
-    kernel tells of forbidden calls, if there is a filter."""
+    """Measures that are in force, and why the others are missing. `listener` is a descriptor on
+    which the kernel reports forbidden calls, if there is a filter."""
 
     in_force: list[str]
     missing: list[str]
@@ -82,12 +85,13 @@ class Entered:
 
 
 ESSENTIAL = "seccomp"
-"""Without it, forbidden calls do happen."""
+"""Measure without which forbidden calls are executed."""
 
 
 def try_sandbox(nowhere: int | None = None) -> tuple[list[str], list[str]]:
-    """Return what would be in force and what would be missing, and why: tried by a child. To be
-    called once before workers are forked: the filter's library is found then."""
+    """Return the measures that would be in force, and those that would be missing with the reason,
+    as tried by a child process. Call it once before workers are forked: that loads the filter's
+    library, too."""
     with contextlib.suppress(ImportError, OSError, RuntimeError):
         import pyseccomp  # noqa: F401 - found, and inherited by the fork
     reader, writer = os.pipe()
@@ -103,15 +107,15 @@ def try_sandbox(nowhere: int | None = None) -> tuple[list[str], list[str]]:
         text = told.read()
     os.waitpid(pid, 0)
     if not text:
-        return [], ["the child that tried has ended of it"]
+        return [], ["the child process that tried to enter the sandbox was ended"]
     in_force, missing = json.loads(text)
     return in_force, missing
 
 
 def enter(nowhere: int | None = None) -> Entered:
-    """For this process and all its threads, and for ever. `nowhere`: a descriptor of a directory
-    that is empty, or removed, which becomes the root directory; it is closed."""
-    linecache.updatecache = lambda *_: []  # a traceback shall not try to read sources
+    """Sandbox this process and all its threads, permanently. `nowhere` is a descriptor of an empty
+    or removed directory, which becomes the root directory; it is closed."""
+    linecache.updatecache = lambda *_: []  # so that a traceback does not try to read sources
     in_force, missing = [], []
     program: _Program | None = None
     try:
@@ -139,7 +143,8 @@ def enter(nowhere: int | None = None) -> Entered:
 
 
 def _no_root(nowhere: int) -> None:
-    """No path leads anywhere: a system call filter cannot see the path of newfstatat(2)."""
+    """Change the root directory, so that no path leads anywhere: a system call filter cannot see
+    the path of newfstatat(2)."""
     try:
         os.fchdir(nowhere)
         os.chroot(".")
@@ -152,7 +157,7 @@ def _no_new_privileges() -> None:
 
 
 def _no_capabilities() -> None:
-    """capset(2): of root's privileges none is left."""
+    """Drop all capabilities (capset(2)), so that root has no privileges left."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     none = (ctypes.c_uint32 * 6)()
     libc = ctypes.CDLL(None, use_errno=True)
@@ -161,7 +166,8 @@ def _no_capabilities() -> None:
 
 
 def _not_dumpable() -> None:
-    """For root only: an ordinary user's supervisor could not read any more what it holds."""
+    """Make this process not dumpable, if it is root: the supervisor of an ordinary user could not
+    read its memory use any more."""
     if os.geteuid() != 0:
         raise PermissionError("the supervisor, which is not root, has to read its memory use")
     prctl(_PR_SET_DUMPABLE, 0)
@@ -175,9 +181,9 @@ def _limit() -> None:
 
 
 def _no_files() -> None:
-    """Landlock (landlock(7)): a set of rules that handles every access and allows none: to files,
-    to TCP ports from version 4 on, and, from version 6 on, to abstract sockets and signals of
-    processes outside."""
+    """Forbid files with Landlock (landlock(7)), by a ruleset that handles every access and allows
+    none: to files, from version 4 on to TCP ports, and from version 6 on to abstract sockets and
+    signals of other processes."""
     version = _system_call(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
     # Accesses to files by version: 13 bits in the first, then refer, truncate, and ioctl in 5.
     bits = 13 + (version >= 2) + (version >= 3) + (version >= 5)
@@ -201,7 +207,7 @@ _STEPS = {
 
 
 def _filter() -> "_Program":
-    """For this process, which may raise signals of its own."""
+    """Build the system call filter of this process, which may send signals to itself."""
     import pyseccomp as seccomp
 
     rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
@@ -209,7 +215,7 @@ def _filter() -> "_Program":
     for action, names in ((seccomp.ALLOW, _ALLOWED), (seccomp.NOTIFY, _FORBIDDEN)):
         for name in names.split():
             _add(rules, action, name)
-    # To raise a signal of one's own is how a program aborts.
+    # A program aborts by sending itself a signal.
     not_own = seccomp.Arg(0, seccomp.NE, os.getpid())
     for name in ("kill", "tgkill"):
         _add(rules, seccomp.ALLOW, name, only_own)
@@ -221,12 +227,12 @@ def _filter() -> "_Program":
     _by_argument(rules, "madvise", 2, _MADVISE_ALLOWED, ())
     for option in (_PR_SET_NAME, _PR_SET_VMA):
         _add(rules, seccomp.ALLOW, "prctl", seccomp.Arg(0, seccomp.EQ, option))
-    # How the C library asks for the size of an open file.
+    # The C library asks for the size of an open file with this.
     empty_path = seccomp.Arg(3, seccomp.MASKED_EQ, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
     _add(rules, seccomp.ALLOW, "newfstatat", empty_path)
     _add(rules, seccomp.ALLOW, "prlimit64", seccomp.Arg(2, seccomp.EQ, 0))
-    # Threads, as a decoder may want them, and no processes. What clone3 is asked for cannot be
-    # seen from here; without it the C library takes clone.
+    # Threads are allowed, since a decoder may want them; processes are not. A filter cannot see the
+    # arguments of clone3; without clone3 the C library uses clone.
     looked_at = _CLONE_THREAD | _CLONE_NEW
     _add(rules, seccomp.ALLOW, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, looked_at, _CLONE_THREAD))
     process = seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, 0)
@@ -240,7 +246,7 @@ def _filter() -> "_Program":
 
 
 def _load(program: "_Program") -> int:
-    """Returns the descriptor on which forbidden calls are told."""
+    """Load the filter; return the descriptor on which the kernel reports forbidden calls."""
     import pyseccomp as seccomp
 
     number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, "seccomp")
@@ -250,7 +256,7 @@ def _load(program: "_Program") -> int:
 def _by_argument(
     rules: Any, name: str, which: int, allowed: Sequence[int], forbidden: Sequence[int]
 ) -> None:
-    """Decide by the value of one argument; any other value is refused."""
+    """Allow or forbid a call by the value of one argument; any other value is refused."""
     import pyseccomp as seccomp
 
     for action, values in ((seccomp.ALLOW, allowed), (seccomp.NOTIFY, forbidden)):
@@ -264,13 +270,13 @@ def _add(rules: Any, action: int, name: str, *arguments: Any) -> None:
 
 
 class _Program(ctypes.Structure):
-    """`struct sock_fprog`, linux/filter.h."""
+    """Structure `sock_fprog` of linux/filter.h."""
 
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
 def _system_call(number: int, *arguments: Any) -> int:
-    """One that the C library has no function for. Raises `OSError`."""
+    """Make a system call that the C library has no function for. Raises `OSError`."""
     result: int = ctypes.CDLL(None, use_errno=True).syscall(number, *arguments)
     if result < 0:
         error = ctypes.get_errno()

@@ -1,8 +1,9 @@
-"""The streams that a worker carries: the step is that of the one whose answer is the most overdue.
-Those in the background take turns.
+"""Streams of a worker: the next step goes to the stream whose answer is the most overdue.
+Background streams take turns.
 
-Earliest deadline first keeps the longest lateness as short as can be (Jackson, 1955): where a
-worker has died, streams that receive a replay of what was answered elsewhere go before the others.
+Earliest deadline first keeps the longest lateness as short as possible (Jackson, 1955): after a
+worker has ended, its streams, which receive a replay of inputs that were answered before, go before
+the others.
 """
 
 import contextlib
@@ -32,12 +33,12 @@ Steps = Generator[None, None, StreamAnswer]
 
 
 _STEP_S = 0.2
-"""By how much later the next step of an input is due: who sends much at once is ahead of the pace
-of speech, and is not to keep those waiting who are not."""
+"""Seconds by which the next step of an input is due later. A client that sends much at once is
+ahead of the pace of speech, and does not delay those that are not."""
 
 
 class _Carried:
-    """One stream, and the input that it has not taken yet."""
+    """A stream with the inputs that it has not finished."""
 
     def __init__(self, message: Open, session: StreamSession) -> None:
         self.number = message.stream
@@ -52,7 +53,7 @@ class _Carried:
 
     @property
     def due(self) -> float:
-        """Time at which its next step was, or will be, asked for."""
+        """Time at which its next step was or will be due."""
         asked = self.inputs[0]
         if asked.number <= self.answered:
             return self.since
@@ -64,8 +65,8 @@ def _due(stream: _Carried) -> float:
 
 
 class CarriedStreams:
-    """All of them. A stream that raises is reported to the supervisor, and forgotten. The page says
-    which one the worker is at, whatever it does for it."""
+    """Streams that this worker carries. A stream that raises is reported to the supervisor and
+    forgotten. The page shows which one the worker is working on."""
 
     def __init__(self, servable: Servable, channel: "Channel[ToWorker]", page: Page) -> None:
         self._servable = servable
@@ -73,24 +74,24 @@ class CarriedStreams:
         self._page = page
         self._carried: dict[int, _Carried] = {}
         self._ready: list[_Carried] = []
-        """Those that have something to do, the one that had its turn last at the end."""
+        """Streams with a step to do; the one that ran last is at the end."""
         self._background: deque[_Carried] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._carried)
 
     def turns(self) -> set[Turn]:
-        """The classes of which a stream has something to do."""
+        """Return the classes in which a stream has a step to do."""
         live = {Turn.STREAMS} if self._ready else set()
         return live | {Turn.BACKGROUND} if self._background else live
 
     def obey(self, message: Open | Feed | Drop) -> None:
-        """Take a message about a stream."""
+        """Handle a message about a stream."""
         match message:
             case Open():
                 self._open(message)
             case Feed():
-                # One that has failed may be fed until the supervisor knows.
+                # A stream that has failed may still be fed until the supervisor knows.
                 if (stream := self._carried.get(message.stream)) is not None:
                     stream.inputs.append(message)
                     if len(stream.inputs) == 1:
@@ -100,7 +101,7 @@ class CarriedStreams:
                     self._forget(stream)
 
     def step(self, turn: Turn) -> None:
-        """One step of a stream of that class."""
+        """Do one step of a stream of the class `turn`."""
         if turn is Turn.BACKGROUND:
             self._step(self._background.popleft())
             return
@@ -155,8 +156,8 @@ class CarriedStreams:
 
     @contextlib.contextmanager
     def _at_hand(self, number: int) -> Iterator[None]:
-        """Work for that stream: what it raises is reported as its failure, and costs neither the
-        worker nor the job beside it."""
+        """Mark the stream as being worked on. What the block raises is reported as that stream's
+        failure; neither the worker nor its job is affected."""
         before = self._page.turn_to(number)
         try:
             yield
@@ -175,8 +176,7 @@ class CarriedStreams:
         self._channel.send(StreamFailed(number, code, sendable(message), sendable(trace)))
 
     def _forget(self, stream: _Carried) -> None:
-        """Forget a stream. Its session is closed after all else: whatever that raises, it is
-        gone."""
+        """Forget a stream, and close its session last: the stream is gone even if that raises."""
         del self._carried[stream.number]
         for turns in (self._ready, self._background):
             if stream in turns:

@@ -1,6 +1,7 @@
-"""A worker: one thread in a blocking loop. Do a step, look at the channel, do the next.
+"""A worker: one thread in a blocking loop, which does a step and then looks at the channel.
 
-It has at most one job, and any number of streams; `supervisor.child.turns` says whose step is next.
+It has at most one job and any number of streams; `supervisor.child.turns` decides which has the
+next step.
 """
 
 import gc
@@ -16,7 +17,7 @@ from supervisor.contract import Servable
 from supervisor.errors import JobError
 from supervisor.settings import Sandbox
 from supervisor.spool_view import SpoolView, open_view
-from supervisor.trim import give_back
+from supervisor.trim import collect_and_release
 from supervisor.wire.channel import Channel, ChannelClosed
 from supervisor.wire.messages import (
     Cancel,
@@ -39,12 +40,12 @@ from supervisor.wire.page import Page
 from supervisor.wire.payload import Unsendable, pack_value
 
 _IDLE_S = 5.0
-"""After which a worker gives memory back that it has freed. It costs page faults to have it again:
-some milliseconds for what an utterance takes."""
+"""Seconds after which an idle worker returns memory that it has freed to the kernel. Allocating it
+again costs page faults: some milliseconds for an utterance."""
 
 
 class Worker:
-    """The loop and what it must remember."""
+    """The loop of a worker, and its state."""
 
     def __init__(
         self,
@@ -55,7 +56,8 @@ class Worker:
         mode: Sandbox,
         nowhere: int,
     ) -> None:
-        """`nowhere`: a descriptor of an empty directory (see `sandbox.enter`)."""
+        """Take over the channel and the page. `nowhere` is a descriptor of an empty directory (see
+        `sandbox.enter`)."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.enable()
         self._channel = channel
@@ -66,15 +68,15 @@ class Worker:
         self._nowhere = nowhere
         self._leaving = False
         self._worked_at: float | None = None
-        """When it last did something; None once freed memory has been given back since."""
+        """Time of its last work; None once freed memory has been returned since."""
         self._turns = Turns()
         self._streams = CarriedStreams(servable, channel, page)
 
     def serve(self) -> int:
-        """Work until told to leave or until the supervisor is gone; returns the exit status."""
+        """Work until asked to leave or until the supervisor is gone; return the exit status."""
         try:
             self._get_ready()
-            # One that is to leave stays for its streams until they go on elsewhere.
+            # A worker that is to leave stays for its streams until they move to another.
             while not self._leaving or self._streams:
                 waiting = self._streams.turns()
                 received = self._channel.receive(0.0 if waiting else self._heartbeat_s)
@@ -89,13 +91,13 @@ class Worker:
         return 0
 
     def _rest(self, *, idle: bool) -> None:
-        """Give freed memory back, once, after some idle seconds."""
+        """Return freed memory to the kernel, once, after some idle seconds."""
         now = time.monotonic()
         if not idle:
             self._worked_at = now
         elif self._worked_at is not None and now - self._worked_at > _IDLE_S:
             self._worked_at = None
-            give_back()
+            collect_and_release()
 
     def _get_ready(self) -> None:
         if self._mode is Sandbox.OFF:
@@ -115,7 +117,7 @@ class Worker:
             case Leave():
                 self._leaving = True
             case Trim():
-                give_back()
+                collect_and_release()
             case Open() | Feed() | Drop():
                 self._streams.obey(message)
             case Cancel():
@@ -141,7 +143,7 @@ class Worker:
         self._page.turn_to(0)
 
     def _answer(self, run: Run, fds: list[int]) -> Message:
-        # The view is not closed but forgotten: the model may still hold slices of it.
+        # The view is not closed, only dropped: the model may still hold slices of it.
         view: SpoolView | None = None
         if run.spool_bytes is not None:
             (fd,) = fds
@@ -173,8 +175,8 @@ class Worker:
             steps.close()
 
     def _still_wanted(self, job: int) -> bool:
-        """Look at the channel between two steps, and let the streams have their turns; False as
-        soon as the job is not wanted. Raises `ChannelClosed`."""
+        """Look at the channel between two steps, and let the streams have their turns; return False
+        as soon as the job is cancelled. Raises `ChannelClosed`."""
         while True:
             while (received := self._channel.receive(0)) is not None:
                 if not self._obey_beside(job, received[0]):
@@ -185,14 +187,14 @@ class Worker:
             self._step_of(turn, waiting)
 
     def _obey_beside(self, job: int, message: ToWorker) -> bool:
-        """With a job at hand. False if that is not wanted any more."""
+        """Handle a message while a job runs; return False if it cancels that job."""
         match message:
             case Cancel(job=cancelled):
                 return cancelled != job
             case Leave():
                 self._leaving = True
             case Trim():
-                pass  # it was idle when this was sent; what it has now it is using
+                pass  # it was idle when this was sent; now it uses its memory
             case Open() | Feed() | Drop():
                 self._streams.obey(message)
             case Run():

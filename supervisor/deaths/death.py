@@ -1,4 +1,4 @@
-"""How a process ended, and the right name for it."""
+"""The end of a process, and its cause."""
 
 import enum
 import signal
@@ -11,35 +11,35 @@ class Cause(enum.Enum):
     KERNEL_OOM = "kernel_oom"
     """The kernel's out-of-memory killer, by the kernel's own count."""
     HANG = "hang"
-    """Ended by us: its heartbeat had stopped."""
+    """The supervisor ended it: its heartbeat had stopped."""
     GUARD = "guard"
-    """Ended by us: it had more memory than its budget, or than was left."""
+    """The supervisor ended it: it used more memory than its budget, or than was left."""
     SANDBOX = "sandbox"
-    """Ended by us: it called what its sandbox forbids."""
+    """The supervisor ended it: it made a call that its sandbox forbids."""
     PROTOCOL = "protocol"
-    """Ended by us: it sent what a worker may not send, or closed its channel and went on."""
+    """The supervisor ended it: it broke the protocol, or closed its channel and did not exit."""
     RECYCLED = "recycled"
-    """It left because we asked it to, to begin anew."""
+    """Left because the supervisor asked it to, to be replaced."""
     SHUTDOWN = "shutdown"
-    """It left, or was ended, because the pool closes."""
+    """Left, or was ended, because the pool closes."""
     CRASH = "crash"
-    """A signal that a program brings upon itself, such as SIGSEGV or SIGABRT."""
+    """Signal that a program causes itself, such as SIGSEGV or SIGABRT."""
     KILLED = "killed"
-    """SIGKILL from somebody else."""
+    """SIGKILL from outside the supervisor."""
     TERMINATED = "terminated"
-    """A polite signal (SIGTERM, SIGINT, SIGHUP) from somebody else: an operator."""
+    """Polite signal (SIGTERM, SIGINT, SIGHUP) from outside: an operator."""
     EXITED = "exited"
-    """It called exit by itself."""
+    """Exit with a status of its own, or a call of exit."""
     UNKNOWN = "unknown"
-    """It is gone, and nobody could tell its status."""
+    """Ended without a known status."""
 
 
 EXPECTED = (Cause.RECYCLED, Cause.SHUTDOWN)
-"""It was asked to go."""
+"""Causes of processes that were asked to end."""
 
 
 class Intent(enum.Enum):
-    """Measure that we took against a process before it ended."""
+    """Measure that the supervisor took against a process before it ended."""
 
     NONE = "none"
     HANG = "hang"
@@ -53,7 +53,7 @@ class Intent(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """As `waitid` tells it: an exit code or a signal, or neither where nobody knows."""
+    """Exit code or signal, as `waitid` reports it; both None where they are not known."""
 
     code: int | None = None
     signal: int | None = None
@@ -61,42 +61,42 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """One process that ended, with its cause."""
+    """End of a process, with its cause."""
 
     pid: int
     cause: Cause
     status: ExitStatus
     sentence: str
-    """For a person: "worker process 4711 was killed by SIGSEGV"."""
+    """Description for people, such as "worker process 4711 was killed by SIGSEGV"."""
     intent: Intent = Intent.NONE
 
 
 class Fault(enum.Enum):
-    """Fault of a death, where a job or stream was at hand."""
+    """Fault of a death, if a job or stream was being worked on."""
 
     INPUT = "input"
-    """That of what was at hand: its input would end another worker, too."""
+    """Input's fault: it would end another worker, too."""
     SHORTAGE = "shortage"
-    """There was too little memory, whoever had it: the same may be tried later."""
-    NOBODY = "nobody"
-    """Of something outside: an operator, a shutdown, a change of models."""
+    """Memory was too short: the same input may be tried later."""
+    OUTSIDE = "outside"
+    """Outside cause: an operator, a shutdown, a change of models."""
 
 
 def whose_fault(death: Death) -> Fault:
-    """Decide it, for jobs, streams and the inputs that are remembered, alike.
+    """Decide which fault a death was, for jobs, streams and remembered inputs alike.
 
-    A worker ended for more than its own budget is its input's fault; one that was ended for what it
-    could give, or that the kernel took, is not.
+    A worker that was ended for exceeding its own budget is its input's fault. A worker that was
+    ended to free memory, or that the kernel killed, is not.
     """
     if death.cause is Cause.KERNEL_OOM or death.intent is Intent.SHORTAGE:
         return Fault.SHORTAGE
     if death.cause in (*EXPECTED, Cause.KILLED, Cause.TERMINATED):
-        return Fault.NOBODY
+        return Fault.OUTSIDE
     return Fault.INPUT
 
 
 KILLED_BELOW = 128 + signal.SIGKILL
-"""The exit status of a process that ended since one below it was ended by SIGKILL."""
+"""Exit status of a process that ended because a process below it got SIGKILL."""
 
 _POLITE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _OWN_DOING = {
@@ -131,10 +131,10 @@ def name_death(
     reason: str = "",
     kernel_oom: bool = False,
 ) -> Death:
-    """Name the end of the process `pid`, a `role` ("worker", "fork server").
+    """Name the end of process `pid`, which had `role` ("worker", "fork server").
 
-    `intent` and `reason`: what we did that explains this end, if we did. `kernel_oom` says
-    that the kernel counted an OOM kill here; without it a SIGKILL is never called one.
+    `intent` and `reason`: the measure of the supervisor that explains this end, if there was one.
+    `kernel_oom`: the kernel counted an OOM kill here; without it a SIGKILL is never called one.
     """
     cause, what = _cause(status, intent, kernel_oom)
     why = f": {reason}" if reason and intent is not Intent.NONE else ""
@@ -142,20 +142,21 @@ def name_death(
 
 
 def name_stuck(role: str, pid: int, intent: Intent) -> Death:
-    """Name the end of a process that was ended by force and does not end."""
+    """Name the end of a process that got SIGKILL and does not end."""
     sentence = f"{role} process {pid} cannot be ended"
     return Death(pid, _BY_INTENT[intent][0], ExitStatus(), sentence, intent)
 
 
 def was_killed(status: ExitStatus) -> bool:
-    """Whether it ended by SIGKILL, or, as shells report it, because a process below it did."""
+    """Return whether the process ended by SIGKILL, or, as shells report it, because a process below
+    it did."""
     return status.signal == signal.SIGKILL or status.code == KILLED_BELOW
 
 
 def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause, str]:
     if kernel_oom and was_killed(status):
         return Cause.KERNEL_OOM, "was killed by the kernel, out of memory"
-    # A crash on the way out is a crash, whatever we had asked for.
+    # A crash on the way out is a crash, whatever was asked for.
     if status.signal not in _OWN_DOING and intent is not Intent.NONE:
         return _BY_INTENT[intent]
     if status.signal is not None:
@@ -169,7 +170,7 @@ def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause,
         return Cause.KILLED, "lost a process below it to SIGKILL"
     if status.code is not None:
         return Cause.EXITED, f"exited with status {status.code}"
-    return Cause.UNKNOWN, "ended; its status is not known"
+    return Cause.UNKNOWN, "ended with unknown status"
 
 
 def _signal_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""The last seconds of memory and the last deaths, in bounded rings: what a post-mortem needs."""
+"""The last seconds of memory readings and the last deaths, in bounded rings, for a post-mortem."""
 
 import time
 from collections import Counter, deque
@@ -15,17 +15,17 @@ from supervisor.packed import PackedRing
 log = get_logger("supervisor")
 
 _MOMENTS = 128
-"""At four a second: half a minute."""
+"""Number of moments: half a minute at four a second."""
 _DEATHS = 64
 _BEFORE_DEATH = 20
 
 
 _EVENTS = {"worker": "worker.exited", "fork server": "fork_server.exited"}
-"""What the log calls it, by role; everybody else is a helper."""
+"""Log event by role; every other process is a helper."""
 
 
 class ProcessMoment(msgspec.Struct, array_like=True, frozen=True):
-    """One process in one moment. Bytes."""
+    """Memory of a process at one moment, in bytes."""
 
     pid: int
     role: str
@@ -35,7 +35,7 @@ class ProcessMoment(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Moment(msgspec.Struct, array_like=True, frozen=True):
-    """Memory at `time` (seconds since the epoch). Bytes."""
+    """Memory at `time` (seconds since the epoch), in bytes."""
 
     time: float
     level: Level
@@ -47,7 +47,7 @@ class Moment(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class DeathRecord:
-    """A process that ended without being asked, and the moments before, oldest first."""
+    """Process that ended without being asked, and the moments before, oldest first."""
 
     time: float
     role: str
@@ -58,7 +58,7 @@ class DeathRecord:
 
     @property
     def last(self) -> ProcessMoment | None:
-        """Memory that it held when it was last looked at."""
+        """Memory that it held at the last reading."""
         for moment in reversed(self.moments):
             for process in moment.processes:
                 if process.pid == self.death.pid:
@@ -67,7 +67,7 @@ class DeathRecord:
 
 
 class History:
-    """The rings."""
+    """Rings of moments and deaths."""
 
     def __init__(self) -> None:
         self._moments = PackedRing.of(Moment, _MOMENTS)
@@ -80,7 +80,7 @@ class History:
     def died(
         self, role: str, death: Death, *, slot: int | None = None, job: int | None = None
     ) -> DeathRecord:
-        """Remember a death, with what came before it, unless it was asked for."""
+        """Remember a death with the moments before it, unless it was asked for."""
         before = self._moments.newest(_BEFORE_DEATH)
         record = DeathRecord(time.time(), role, slot, death, job, before)
         if death.cause not in EXPECTED:
@@ -88,22 +88,22 @@ class History:
         return record
 
     def record(self, death: Death) -> DeathRecord | None:
-        """Of that death, if it is remembered."""
+        """Return the record of that death, if it is remembered."""
         return next((o for o in reversed(self._deaths) if o.death is death), None)
 
     @property
     def moments(self) -> PackedRing[Moment]:
-        """Oldest first."""
+        """Remembered moments, oldest first."""
         return self._moments
 
     @property
     def deaths(self) -> tuple[DeathRecord, ...]:
-        """Oldest first."""
+        """Remembered deaths, oldest first."""
         return tuple(self._deaths)
 
 
 class Deaths:
-    """`evidence` tells whom the kernel has killed; `by_cause` counts."""
+    """Count of deaths by cause. `evidence` knows which processes the kernel has killed."""
 
     def __init__(self, history: History, evidence: OomEvidence) -> None:
         self.evidence = evidence
@@ -121,7 +121,8 @@ class Deaths:
         request_id: str | None = None,
         output: str = "",
     ) -> None:
-        """One more; `reason` is why we meant it, if we did; `output`: what it wrote last."""
+        """Record a death. `reason`: why the supervisor ended it, if it did; `output`: the last that
+        it wrote."""
         self.by_cause[death.cause] += 1
         last = self._history.died(role, death, slot=slot, job=job).last
         (log.info if death.cause in EXPECTED else log.warning)(

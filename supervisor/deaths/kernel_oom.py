@@ -1,5 +1,5 @@
-"""The kernel's own evidence of its out-of-memory killer: its counters, and its log where it may be
-read. A SIGKILL alone is no evidence."""
+"""Evidence of the kernel's out-of-memory killer: its counters, and its log if that is readable.
+SIGKILL alone does not prove an OOM kill."""
 
 import contextlib
 import os
@@ -24,19 +24,20 @@ _MACHINE = "/proc/vmstat"
 _RECORD_BYTES = 8192
 _WHOLE_LOG = 100_000
 _A_GLANCE = 1_000
-"""Records: a few milliseconds, where something floods the log."""
+"""Number of records that are read at once: a few milliseconds, if something floods the log."""
 _FRESH_S = 10.0
-"""A death is learned of within milliseconds; evidence older than this is of something else."""
+"""Seconds for which evidence counts. A death is known within milliseconds; older evidence is of
+something else."""
 _COUNTED_BEFORE_S = 0.05
 _PF_EXITING = 0x4
-"""In the flags of /proc/PID/stat (include/linux/sched.h)."""
+"""Flag in /proc/PID/stat (include/linux/sched.h)."""
 _FRESH_OF_MACHINE_S = 1.0
-"""The same where everybody's kills are counted."""
+"""Seconds for which it counts where kills of the whole machine are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class OomReport:
-    """One kill, as the kernel's log tells it. `seconds` since boot; sizes in bytes."""
+    """Kill that the kernel's log reports. `seconds` since boot; sizes in bytes."""
 
     pid: int
     command: str
@@ -46,14 +47,15 @@ class OomReport:
 
     @property
     def sentence(self) -> str:
-        """For a person."""
+        """Description for people."""
         where = "a memory cgroup's limit" if self.in_cgroup else "the machine's memory"
         size = f" holding {in_units(self.anonymous)}" if self.anonymous is not None else ""
         return f"process {self.pid} ({self.command}){size}, at {where}"
 
 
 def parse_record(record: str) -> OomReport | None:
-    """One record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg); None if it tells of no kill."""
+    """Parse a record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg); return None if it does not
+    report a kill."""
     prefix, _, text = record.partition(";")
     match = _KILLED.search(text)
     if match is None:
@@ -70,8 +72,8 @@ def parse_record(record: str) -> OomReport | None:
 
 
 class KernelLog:
-    """The kernel's log from now on, or from its beginning; empty where it may not be read, or
-    where its pids are not ours (inside a pid namespace)."""
+    """The kernel's log from now on, or from its beginning; empty where it is not readable, or where
+    its pids are of another namespace (inside a container)."""
 
     def __init__(self, *, from_start: bool = False) -> None:
         self._fd = -1
@@ -86,12 +88,12 @@ class KernelLog:
 
     @property
     def readable(self) -> bool:
-        """Whether it can be read at all."""
+        """True if the log can be read."""
         return self._fd >= 0
 
     def new_reports(self) -> list[OomReport]:
-        """Return the kills logged since the last call; the rest, if there is very much, at the
-        next."""
+        """Return the kills logged since the last call; if the log is very long, the rest at the
+        next call."""
         reports = []
         for _ in range(self._most if self.readable else 0):
             try:
@@ -108,15 +110,15 @@ class KernelLog:
         return reports
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class OomCounter:
-    """Count of the processes that the OOM killer has taken: of our innermost memory cgroup, or of
-    the whole machine where no cgroup counts them."""
+    """Count of processes that the OOM killer has ended: in our innermost memory cgroup, or on the
+    whole machine where no cgroup counts them."""
 
     def __init__(self, root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> None:
         cgroups = own_cgroups() if cgroups is None else cgroups
@@ -128,13 +130,13 @@ class OomCounter:
         counts = (file for file in candidates if field(read_file(file), _KILLS) is not None)
         name = next(counts, _MACHINE)
         self.of_machine = name == _MACHINE
-        """Everybody's kills are counted, wherever they were."""
+        """True if kills anywhere on the machine are counted."""
         self._file: KernelFile | None = None
         with contextlib.suppress(OSError):
             self._file = KernelFile(name)
 
     def read(self) -> int | None:
-        """The count now; None where it cannot be read."""
+        """Return the count now; None where it cannot be read."""
         try:
             return field(self._file.read(), _KILLS) if self._file else None
         except OSError:
@@ -147,23 +149,23 @@ class OomCounter:
 
 
 def oom_groups(root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> list[Path]:
-    """Cgroups around this process whose processes the OOM killer ends all at once
+    """Return the cgroups around this process in which the OOM killer ends all processes at once
     (`memory.oom.group`, Documentation/admin-guide/cgroup-v2.rst)."""
     around = directories(root, own_cgroups() if cgroups is None else cgroups, UNIFIED)
     return [group for group in around if read_word(group / "memory.oom.group") == "1"]
 
 
 class OomEvidence:
-    """Tells whether the kernel killed a process that has just ended by SIGKILL.
+    """Decides whether the kernel killed a process that has just ended by SIGKILL.
 
-    A kill that the log ascribes to a process explains that one's death. A kill that the kernel
-    has counted and its log ascribes to nobody explains the next death, and only one.
+    A kill that the log ascribes to a process explains the death of that process. A kill that was
+    counted but is not in the log explains the next death, and only one.
     """
 
     def __init__(self) -> None:
         self.ours: Callable[[], Collection[int]] = list
-        """Our processes. While none of them is dying, a kill that nobody is named for was
-        somebody else's: a health check's, say, in the same cgroup."""
+        """Our processes. If none of them is dying, a counted kill without a name in the log was of
+        another process in the same cgroup, such as a health check."""
         self._counter = OomCounter()
         self._fresh_s = _FRESH_OF_MACHINE_S if self._counter.of_machine else _FRESH_S
         self._count = self._counter.read()
@@ -173,7 +175,7 @@ class OomEvidence:
         self._explained: dict[int, float] = {}
 
     def look(self) -> None:
-        """Take note of new evidence; to be called often, so that old evidence is known as old."""
+        """Record new evidence. Call it often, so that old evidence is known to be old."""
         now = time.monotonic()
         count = self._counter.read()
         if count is not None:
@@ -197,31 +199,31 @@ class OomEvidence:
                 del known[pid]
 
     def killed(self, pid: int, *, by_log_only: bool = False) -> bool:
-        """The kernel's OOM killer ended `pid`, which has just gone."""
+        """Return whether the kernel's OOM killer ended `pid`, which has just gone."""
         self.look()
         if self._reported.pop(pid, None) is not None:
             return True
         if by_log_only or not self._unascribed:
             return False
-        # The log may be a moment behind the counter, or not be ours to read.
+        # The log may lag behind the counter, or may not be readable.
         self._unascribed.popleft()
         self._explained[pid] = time.monotonic()
         return True
 
     def any_killed(self, pids: Collection[int]) -> bool:
-        """The kernel's log says that it ended one of them, lately."""
+        """Return whether the kernel's log says that it recently ended one of `pids`."""
         self.look()
         found = [pid for pid in pids if self._reported.pop(pid, None) is not None]
         return bool(found)
 
     def close(self) -> None:
-        """Let the kernel's log and its counter go."""
+        """Close the kernel's log and its counter."""
         self._log.close()
         self._counter.close()
 
 
 def _is_dying(pid: int) -> bool:
-    """Tell whether it has gone, is going, or has been sent a SIGKILL."""
+    """Return whether the process has gone, is exiting, or has been sent SIGKILL."""
     status = read_file(f"/proc/{pid}/status")
     if not status or b"\nState:\tZ" in status or b"\nState:\tX" in status:
         return True
@@ -234,7 +236,8 @@ def _is_dying(pid: int) -> bool:
 
 
 def _in_first_pid_namespace() -> bool:
-    """The first namespace's inode number is fixed (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
+    """Return whether this is the first pid namespace, whose inode number is fixed
+    (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
     try:
         return str(Path("/proc/self/ns/pid").readlink()) == "pid:[4026531836]"
     except OSError:

@@ -1,10 +1,10 @@
-"""The levels of memory that is left."""
+"""Memory levels: how little memory is left."""
 
 import enum
 
 
 class Level(enum.IntEnum):
-    """Level of how little memory is left."""
+    """Level of memory: how little is left."""
 
     NORMAL = 0
     PRESSURE = 1
@@ -12,5 +12,5 @@ class Level(enum.IntEnum):
 
     @property
     def word(self) -> str:
-        """As logs and status pages show it."""
+        """Name in logs and on status pages."""
         return self.name.lower()

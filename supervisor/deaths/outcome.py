@@ -1,4 +1,4 @@
-"""What was meant for a process, and what became of it."""
+"""Intentions for a process, and the name of its end."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ log = get_logger("supervisor")
 class Outcome:
     """Intentions for one process, from its start until its death is named.
 
-    To be asked to end explains an exit with status 0; to be ended by force explains SIGKILL. Any
-    other end has another cause, whatever we had meant.
+    Having asked it to end explains an exit with status 0; having ended it by force explains
+    SIGKILL. Any other end has another cause, whatever was intended.
     """
 
     role: str
@@ -26,15 +26,16 @@ class Outcome:
     reason: str = ""
 
     def ask(self, intent: Intent, reason: str = "") -> None:
-        """We ask it to end."""
+        """Record that the process is asked to end."""
         self.asked, self.reason = intent, reason
 
     def force(self, intent: Intent, reason: str = "") -> None:
-        """We end it."""
+        """Record that the process is ended by force."""
         self.forced, self.reason = intent, reason
 
     def name(self, status: ExitStatus, below: Collection[int] = ()) -> Death:
-        """Name its death; `below`: the processes below it, one of which may have been the first."""
+        """Name its death. `below`: the processes below it, one of which may have been killed
+        first."""
         kernel_oom = was_killed(status) and self._taken_by_kernel(below)
         intent = Intent.NONE
         if was_killed(status):
@@ -46,7 +47,7 @@ class Outcome:
         )
 
     def stuck(self) -> Death:
-        """Name the death of one that was ended by force and does not end: in a frozen cgroup, or
+        """Name the death of a process that got SIGKILL and does not end: in a frozen cgroup, or
         deep in the kernel."""
         return name_stuck(self.role, self.pid, self.forced)
 
@@ -54,9 +55,9 @@ class Outcome:
         try:
             if below and self.evidence.any_killed(below):
                 return True
-            # What we killed is ours, unless the kernel says by name that it was first.
+            # A SIGKILL that was intended is ours, unless the kernel's log names this process.
             return self.evidence.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
         except Exception:
-            # Its end has to become known, if not all of its cause.
+            # The end has to become known, even if its cause does not.
             log.exception("oom_evidence.unreadable", pid=self.pid)
             return False

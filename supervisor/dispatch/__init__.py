@@ -1,1 +1,1 @@
-"""Jobs and streams: which of them is next, on which worker, and what happens when that ends."""
+"""Jobs and streams: their order, their workers, and what happens when a worker ends."""

@@ -26,8 +26,8 @@ class Admission:
         run: Callable[[Job, float | None], Awaitable[JobResult]],
         client: str | None = None,
     ) -> None:
-        """`never`: why what is asked for could not be done at all. `run` runs a job, within
-        seconds."""
+        """Take a slot. `never` explains why a request could not be served at all; `run` runs a job,
+        within a number of seconds."""
         self._ask, self._client = ask, client
         self._never, self._run = never, run
 
@@ -37,8 +37,8 @@ class Admission:
         return self._ask.units
 
     def resize(self, units: float, *, known: bool = True) -> None:
-        """Take note of the job's size, which is `known` now or guessed better. Raises `TooLarge`
-        where it is known and could not be done at all."""
+        """Update the job's size, which is `known` now or guessed better. Raises `TooLarge` if it is
+        known and the job could not be done at all."""
         self._ask = dataclasses.replace(self._ask, units=units)
         if not known:
             return
@@ -54,26 +54,26 @@ class Admission:
         on_progress: Callable[[Any], None] | None = None,
         request_id: str | None = None,
     ) -> JobResult:
-        """Run one job; cancelling this coroutine drops it between two steps. `request_id`: what
-        the log shall call it beside its own number.
+        """Run one job; cancelling this coroutine drops it between two steps. `request_id`: what the
+        log calls it beside its number.
 
         Raises `JobError` (the model refused), `JobCrashed`, `WorkerLost`, `DeadlineExceeded` or
         `Draining`; for a request that MessagePack cannot carry `TypeError`, `ValueError`,
-        `OverflowError` or `RecursionError`; and what `on_progress` raises.
+        `OverflowError` or `RecursionError`; and any exception of `on_progress`.
         """
         job = Job(request, spool, on_progress, self.units, request_id, self._client)
         return await self._run(job, timeout_s)
 
 
 class Admissions:
-    """All slots of a pool that are taken."""
+    """Slots of a pool that are taken."""
 
     def __init__(self, settings: PoolSettings, guard: Guard, dispatcher: Dispatcher) -> None:
         self._slots = settings.workers + settings.queue
         self._guard, self._dispatcher = guard, dispatcher
         self.inside: set[Admission] = set()
         self.draining = False
-        """No more are given."""
+        """True if no more slots are given."""
 
     @contextlib.contextmanager
     def take(self, ask: Ask, client: str | None) -> Iterator[Admission]:
@@ -86,7 +86,7 @@ class Admissions:
             raise NotReady(lifecycle.unready_reason() or "no worker is able")
         if not ask.stream and len(self.inside) - len(streams) >= self._slots:
             raise QueueFull(f"{len(self.inside)} requests are in progress, no more are allowed")
-        # An answer that is half done counts whole.
+        # A job that is half done counts as a whole one.
         queued_units = sum(admission.units or 0.0 for admission in self.inside)
         if (refused := control.refusal(scheduler, ask, queued_units)) is not None:
             raise refused

@@ -4,8 +4,8 @@ from supervisor.deaths.death import Death
 from supervisor.errors import PoolError, give_up
 
 _MOST_LOST = 10
-"""Workers that may be lost without a new answer, whoever is to blame: a worker that was taken over
-says what it likes of what it was working for."""
+"""Workers that a stream may lose without a new answer, whatever the cause: a worker that was taken
+over may lie about what it was working on."""
 
 
 class Blame:
@@ -19,7 +19,7 @@ class Blame:
         self, death: Death, answered: int, attempts: int, *, own: bool
     ) -> PoolError | None:
         """Count a worker that died after `answered` answers, by the stream's `own` fault or not.
-        Returns what to fail with, if so many did over one input."""
+        Return the error to fail with, if too many died over one input."""
         if self._answered != answered:
             self._answered, self._lost = answered, 0
             self._deaths.clear()

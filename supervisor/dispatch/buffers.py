@@ -9,19 +9,19 @@ from supervisor.wire.messages import ProtocolError
 from supervisor.wire.payload import unpack_list
 
 MOST_UNREAD_BYTES = 8 * 1024 * 1024
-"""Of a stream's answers, encoded, beside a single one: a worker that says more has lost its
-mind, since no input is sent while so much is unread."""
+"""Bytes of a stream's encoded answers that may be unread, beside a single one. A worker that sends
+more has a bug, since it gets no input while so much is unread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input, encoded."""
+    """Encoded input of a stream."""
 
     number: int
     message: bytes
     units: float
     at: float
-    """When it came, by the loop's clock."""
+    """Time of arrival, by the loop's clock."""
 
 
 class Replay:
@@ -29,19 +29,19 @@ class Replay:
 
     def __init__(self) -> None:
         self.inputs: deque[Input] = deque()
-        """To the worker that the stream is on, numbered one after the other."""
+        """Inputs sent to the stream's current worker, numbered without gaps."""
         self.units = 0.0
-        """Of `inputs`."""
+        """Units in `inputs`."""
         self.bytes = 0
-        """Of `inputs`, and of what is not sent yet."""
+        """Bytes in `inputs` and in what is not sent yet."""
         self.dropped = 0.0
-        """Units that need not be sent to any worker again, or cannot."""
+        """Units that are not or cannot be sent to any worker again."""
         self.lost = False
-        """Whether input that came since the last checkpoint was dropped."""
+        """True if input that came since the last checkpoint was dropped."""
         self.whole = False
-        """Whether all input is to be retained, and..."""
+        """True if all input is to be retained."""
         self.cut = False
-        """...is not."""
+        """True if some input that was to be retained was dropped."""
 
     def drop(self, number: int) -> None:
         """Drop the inputs up to that one."""
@@ -49,14 +49,14 @@ class Replay:
             self._drop_first()
 
     def shed(self, acknowledged: int) -> None:
-        """Drop what was answered, for the memory."""
+        """Drop answered input, to free memory."""
         self.cut = self.cut or self.whole
         self.drop(acknowledged)
 
     def trim(self, settings: StreamSettings, acknowledged: int) -> None:
-        """Drop what is more than the settings allow, of what was answered."""
+        """Drop answered input beyond what the settings allow."""
         self.cut = self.cut or (self.whole and self.bytes > settings.replay_bytes)
-        # Once something is missing of what was to be retained whole, the rest is of no use either.
+        # Once a part of input that is needed whole is missing, the rest is useless, too.
         while self.inputs and self.inputs[0].number <= acknowledged:
             if not self.cut and (self.whole or self.units <= settings.replay):
                 break
@@ -71,7 +71,7 @@ class Replay:
 
 
 class Answers:
-    """Answers that the caller has not taken yet, as the worker encoded them."""
+    """Answers that the caller has not read yet, as the worker encoded them."""
 
     def __init__(self) -> None:
         self._bodies: deque[bytes] = deque()
@@ -81,7 +81,7 @@ class Answers:
         return len(self._bodies)
 
     def add(self, body: bytes) -> None:
-        """Add one, unless it is empty. Raises `ProtocolError`."""
+        """Add an answer, unless it is empty. Raises `ProtocolError`."""
         if self.size > 2 * MOST_UNREAD_BYTES:
             raise ProtocolError("more answers of a stream than fit")
         if unpack_list(body):
@@ -89,6 +89,6 @@ class Answers:
             self.size += len(body)
 
     def take(self) -> list[Any]:
-        """Return all their values, and forget them."""
+        """Return the values of all answers, and forget them."""
         bodies, self._bodies, self.size = self._bodies, deque(), 0
         return [value for body in bodies for value in unpack_list(body)]

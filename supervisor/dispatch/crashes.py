@@ -1,6 +1,7 @@
-"""Crashes: after each the caller is asked whether the model's files are still what they were.
+"""Crash checks: after each crash the caller is asked whether the model's files are intact.
 
-What the worker had at hand waits for the answer: if they are damaged, it may crash again and again.
+The job or stream of the crashed worker waits for the answer: with damaged files it might crash
+every worker.
 """
 
 import functools
@@ -12,23 +13,23 @@ from supervisor.processes.lifecycle import ProcessLifecycle
 
 
 class CrashChecks:
-    """Asks after each crash of a worker, whatever it had at hand: damaged files end idle and
-    starting workers, too."""
+    """Asks after each crash of a worker, also of an idle or starting one: damaged files end those,
+    too."""
 
     def __init__(
         self, sound: Callable[[], Awaitable[bool]] | None, lifecycle: ProcessLifecycle, tasks: Tasks
     ) -> None:
-        """`sound`: see `supervisor.Pool`."""
+        """Prepare the checks. `sound`: see `supervisor.Pool`."""
         self._sound = sound
         self._lifecycle = lifecycle
         self._tasks = tasks
 
     def due(self, death: Death) -> bool:
-        """Return whether to ask after this death."""
+        """Return whether a check is needed after this death."""
         return self._sound is not None and death.cause is Cause.CRASH
 
     def begin(self, resume: Callable[[], object]) -> None:
-        """Ask, and discard the model if it is damaged; call `resume` then."""
+        """Check, discard the model if it is damaged, then call `resume`."""
         self._tasks.once("what a crash says", functools.partial(self._ask, resume))
 
     async def _ask(self, resume: Callable[[], object]) -> None:

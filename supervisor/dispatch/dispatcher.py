@@ -1,5 +1,5 @@
-"""The way of a job: into the queue, to a worker, and on to another if that one ends; and what the
-processes report meanwhile."""
+"""The way of a job: into the queue, to a worker, to another worker if that one ends; and the
+handling of events that processes report meanwhile."""
 
 import asyncio
 import functools
@@ -40,7 +40,7 @@ _LOOK_EVERY_S = 0.5
 
 
 class Dispatcher:
-    """Jobs, streams, and the processes that do them."""
+    """Jobs, streams, and the processes that run them."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Dispatcher:
         sound: Callable[[], Awaitable[bool]] | None,
         measure: Callable[[Any], float] | None,
     ) -> None:
-        """Arguments as of a `Pool`."""
+        """Take the arguments of a `Pool`."""
         self._guard = guard
         self.lifecycle = ProcessLifecycle(
             target, settings, self, self.headroom, guard.history, guard.evidence, guard.clock
@@ -59,18 +59,18 @@ class Dispatcher:
         self.streams = Streams(settings, self.lifecycle, guard.clock)
         self._measure = measure
         self._jobs: set[Job] = set()
-        """All that are inside."""
+        """Jobs that are admitted and not finished."""
         self._tasks = Tasks()
         self._crashes = CrashChecks(sound, self.lifecycle, self._tasks)
         self._retries = Retries(self.scheduler, settings.attempts)
         self._numbers = itertools.count(1)
 
     def begin(self) -> None:
-        """Look after the streams, and after what could not begin when it came."""
+        """Start the task that looks after streams and waiting jobs."""
         self._tasks.keep("streams and queue", self._keep_looking)
 
     def alive(self) -> bool:
-        """Tell whether its task runs."""
+        """Return whether its task runs."""
         return self._tasks.alive()
 
     async def _keep_looking(self) -> None:
@@ -79,7 +79,7 @@ class Dispatcher:
             each_of(self.streams.look, self._find_lost, self.scheduler.schedule)
 
     def _find_lost(self) -> None:
-        """Queue jobs again that no worker has, since something has failed when theirs ended."""
+        """Queue jobs again that no worker has, because something failed when theirs ended."""
         running = {worker.job for worker in self.lifecycle.workers} | self._retries.suspended
         for job in [job for job in self._jobs if job.state is JobState.RUNNING]:
             if job not in running:
@@ -87,7 +87,7 @@ class Dispatcher:
 
     @property
     def closed(self) -> bool:
-        """Nothing is begun any more."""
+        """True once no new work is started."""
         return self._retries.closed
 
     def next_number(self) -> int:
@@ -95,7 +95,7 @@ class Dispatcher:
         return next(self._numbers)
 
     async def headroom(self) -> Headroom:
-        """Return what there is for a model and its workers: for a target source to choose by."""
+        """Return the memory for a model and its workers, by which a target source may choose."""
         return await self._guard.headroom(self.scheduler)
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class Dispatcher:
                 worker.job.fail(closing())
 
     async def end(self) -> None:
-        """Wait for what was begun about them."""
+        """Wait for the tasks that were started for jobs and streams."""
         await self._tasks.close()
 
     async def run(self, job: Job, timeout_s: float | None) -> JobResult:
@@ -115,7 +115,7 @@ class Dispatcher:
         if job.spool is not None:
             await job.spool.flush()
         await self._retries.check(job)
-        if self.closed:  # asked after the last wait: the queue is not cleared again
+        if self.closed:  # checked after the last await: the queue is not cleared again
             raise closing()
         job.id = self.next_number()
         size = None if job.spool is None else job.spool.size
@@ -158,7 +158,7 @@ class Dispatcher:
         job.spool = None
 
     def worker_changed(self, worker: WorkerHandle) -> None:
-        """The lifecycle's call: it is idle, or takes no more jobs."""
+        """Handle the lifecycle's notice that the worker is idle, or takes no more jobs."""
         if worker.state is WorkerState.LEAVING:
             self.streams.worker_leaves(worker)
         if worker.state is WorkerState.IDLE:
@@ -166,12 +166,12 @@ class Dispatcher:
             self.scheduler.schedule()
 
     def worker_busy(self, worker: WorkerHandle) -> None:
-        """The lifecycle's call: it has something to do from now on."""
+        """Handle the lifecycle's notice that the worker has something to do."""
         self._guard.hasten()
 
     def worker_message(self, worker: WorkerHandle, message: FromWorker) -> None:
-        """The lifecycle's call: it tells of its job, or of a stream. Raises `ProtocolError` for
-        what it may not send."""
+        """Handle a worker's message about its job or a stream. Raises `ProtocolError` for a message
+        that is not allowed now."""
         match message:
             case Fed():
                 self.streams.fed(worker, message)
@@ -205,7 +205,7 @@ class Dispatcher:
         try:
             job.on_progress(value)
         except Exception as error:
-            # Its caller's own mistake, which is reported to it and to no other.
+            # The caller's own mistake is reported to the caller only.
             job.fail(error)
             worker.cancel()
             log.exception("job.progress_failed", job=job.id, request_id=job.request_id)
@@ -230,14 +230,15 @@ class Dispatcher:
         self._worker_is_free(worker)
 
     def _learn(self, job: Job, worker: WorkerHandle, value: Any, run_s: float) -> None:
-        """Learn what a job cost. `measure` reads what a worker has said: it may raise anything."""
+        """Learn what a job cost. `measure` reads a value that a worker sent: it may raise
+        anything."""
         units = job.units if self._measure is None else self._measure(value)
         self._guard.finished(self.scheduler, worker, units, run_s)
 
     def _worker_is_free(
         self, worker: WorkerHandle, learn: Callable[[], None] | None = None, *, done: bool = True
     ) -> None:
-        """Free a worker that has answered for the next job, whatever else fails."""
+        """Free a worker that has answered, whatever else fails."""
         each_of(
             functools.partial(self._guard.admission.ended, worker),
             *(() if learn is None else (learn,)),
@@ -246,8 +247,8 @@ class Dispatcher:
         )
 
     def worker_lost(self, worker: WorkerHandle, death: Death) -> None:
-        """The lifecycle's call: it has ended, or cannot be. Its job runs again elsewhere, or is
-        given up; what it had not begun yet does not count."""
+        """Handle the lifecycle's notice that the worker has ended, or cannot be ended. Its job runs
+        again on another worker, or fails; a job that it had not begun is not to blame."""
         at_hand, job, worker.job = worker.at_hand, worker.job, None
         check = self._crashes.due(death) and not self.closed
         each_of(
@@ -260,7 +261,7 @@ class Dispatcher:
             self._crashes.begin(functools.partial(self._resume, job, at_hand))
 
     def _resume(self, job: Job | None, at_hand: int) -> None:
-        """Go on with what a worker had at hand that has crashed."""
+        """Resume the job or stream that a crashed worker was working on."""
         each_of(
             functools.partial(self._retries.resume, job),
             functools.partial(self.streams.resume, at_hand),
@@ -269,7 +270,7 @@ class Dispatcher:
 
 
 def _job_of(worker: WorkerHandle, number: int) -> Job:
-    """Return the worker's job. Raises `ProtocolError` where that is another."""
+    """Return the worker's job. Raises `ProtocolError` where that has another number."""
     if worker.job is None or worker.job.id != number:
         raise ProtocolError(f"an answer for job {number}, which it does not have")
     return worker.job

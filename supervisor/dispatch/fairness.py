@@ -1,8 +1,8 @@
-"""Whose turn it is: a queue in which a client that brings much does not keep others waiting.
+"""A fair queue: a client that sends much does not keep others waiting.
 
-Start-time fair queueing (Goyal, Vin, Cheng, 1996): what a client brings is taken to begin when all
-that it brought before is over, in a time that passes with the work; what begins first goes first.
-Without clients it is first in, first out. A value, without a clock of its own.
+Start-time fair queueing (Goyal, Vin, Cheng, 1996): an item's start tag is the virtual time at which
+all earlier items of its client are done; items are taken in the order of their start tags. Without
+clients the queue is first in, first out. It is a plain value, without a clock.
 """
 
 import bisect
@@ -24,14 +24,15 @@ class _Waiting(Generic[Item]):
 
 
 class FairQueue(Generic[Item]):
-    """Iterating gives what waits, the next one first. Items are told apart by identity."""
+    """Queue of items; iterating gives the waiting items, the next one first. Items are compared by
+    identity."""
 
     def __init__(self) -> None:
         self._waiting: list[_Waiting[Item]] = []
         self._numbers = itertools.count()
         self._now = 0.0
         self._ends: dict[Hashable, float] = {}
-        """When all that a client has brought is over, where that is still to come."""
+        """Virtual time at which all items of a client are done, if that is still to come."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -46,16 +47,15 @@ class FairQueue(Generic[Item]):
         bisect.insort(self._waiting, _Waiting(start, next(self._numbers), item, client, cost))
 
     def put_back(self, item: Item) -> None:
-        """Put an item back that has had its turn once: it is the next again."""
+        """Put back an item that was taken before: it is the next again."""
         self._waiting.insert(0, _Waiting(float("-inf"), next(self._numbers), item))
 
     def first(self) -> Item | None:
-        """Return the next one, which stays; None if nothing waits."""
+        """Return the next item, without removing it; None if nothing waits."""
         return self._waiting[0].item if self._waiting else None
 
     def take(self, item: Item) -> None:
-        """Take an item out, even if it is not the next: it has its turn. Raises `ValueError` if it
-        is not in."""
+        """Take an item, even if it is not the next. Raises `ValueError` if it does not wait."""
         taken = self._waiting.pop(self._index(item))
         self._now = max(self._now, taken.start)
         if not self._waiting:
@@ -68,12 +68,12 @@ class FairQueue(Generic[Item]):
         for at, waiting in enumerate(self._waiting):
             if waiting.item is item:
                 del self._waiting[at]
-                if waiting.client in self._ends:  # what is not done is not counted
+                if waiting.client in self._ends:  # work that is not done is not counted
                     self._ends[waiting.client] -= waiting.cost
                 return
 
     def clear(self) -> list[Item]:
-        """Return what still waited, and does not any more."""
+        """Remove all items, and return them."""
         items = list(self)
         self._waiting.clear()
         self._ends.clear()

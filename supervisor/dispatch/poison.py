@@ -1,5 +1,5 @@
-"""Inputs that ended every worker they met: remembered for a while, so that who sends one again and
-again costs two workers, and not two each time."""
+"""Inputs that ended every worker they met, remembered for a while. A client that sends one again
+and again costs two workers, and not two each time."""
 
 import asyncio
 import hashlib
@@ -17,17 +17,17 @@ _MOST = 256
 _BLOCK_BYTES = 1024 * 1024
 
 Key = tuple[int, bytes]
-"""Size of the input, and digest of it and of what was asked."""
+"""Size of the input, and digest of it and of the request."""
 
 
 class PoisonInputs:
-    """The last few hundred of them. An input is read only where one of its size is known."""
+    """The last few hundred inputs. An input is read only if one of its size is known."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[Key, tuple[float, list[Death]]] = OrderedDict()
 
     async def deaths_by(self, job: Job) -> list[Death]:
-        """Deaths of workers by the same input lately; empty for one that is not known."""
+        """Return the recent deaths of workers by the same input; empty for an unknown one."""
         spool = job.spool
         self._forget_old()
         if spool is None or all(size != spool.size for size, _ in self._known):
@@ -36,7 +36,7 @@ class PoisonInputs:
         return known[1] if known is not None else []
 
     async def remember(self, job: Job) -> bool:
-        """Remember the job's input by the workers that it ended; False where that was not its own
+        """Remember the job's input by the workers that it ended; return False if it was not at
         fault."""
         spool, deaths = job.spool, job.deaths
         own_fault = all(whose_fault(death) is Fault.INPUT for death in deaths)
@@ -57,17 +57,17 @@ class PoisonInputs:
 
 
 async def _key(request: dict[str, Any], spool: JobInput) -> Key:
-    # Its own descriptor: who waits for the job may give up meanwhile, and close the other.
+    # A descriptor of our own: the caller may be cancelled meanwhile, and close the other.
     descriptor = os.dup(spool.fileno())
     asked = repr(sorted(request.items())).encode()
     size = spool.size
     loop = asyncio.get_running_loop()
-    # One that has not begun when its caller is cancelled must close the descriptor, too.
+    # Shielded: the thread closes the descriptor even if the caller is cancelled before it starts.
     return size, await asyncio.shield(loop.run_in_executor(None, _digest, descriptor, size, asked))
 
 
 def _digest(descriptor: int, size: int, asked: bytes) -> bytes:
-    """Closes the descriptor."""
+    """Return the digest of a descriptor's content, and close the descriptor."""
     try:
         digest, at = hashlib.blake2b(asked, digest_size=16), 0
         while at < size and (block := os.pread(descriptor, _BLOCK_BYTES, at)):

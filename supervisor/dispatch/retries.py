@@ -1,4 +1,4 @@
-"""Retries: what happens to a job whose worker has ended."""
+"""Retries of jobs whose worker has ended."""
 
 from supervisor.deaths.death import EXPECTED, Death, Fault, whose_fault
 from supervisor.dispatch.poison import KEEP_S, PoisonInputs
@@ -10,7 +10,10 @@ from supervisor.log import get_logger
 log = get_logger("supervisor")
 
 _MOST_NEVER_BEGUN = 10
-"""A job that so many workers did not even live to begin is given up."""
+"""Number of workers that may end before they begin a job; then the job fails."""
+_MOST_KILLED = 5
+"""Workers that a job may lose by kills from outside, which are not its fault. Where the kernel does
+not count its kills, an out-of-memory kill looks the same."""
 
 
 class Retries:
@@ -21,11 +24,11 @@ class Retries:
         self._attempts = attempts
         self._poison = PoisonInputs()
         self.suspended: set[Job] = set()
-        """Jobs whose worker has crashed, while it is found out what that says of the model."""
+        """Jobs of crashed workers that wait until the model's files have been checked."""
         self.closed = False
 
     async def check(self, job: Job) -> None:
-        """Refuse a job whose like has ended every worker lately. Raises a `PoolError`."""
+        """Reject a job whose input has recently ended every worker. Raises a `PoolError`."""
         if deaths := await self._poison.deaths_by(job):
             log.warning("job.rejected", request_id=job.request_id, ended=len(deaths))
             raise give_up(deaths, again=True)
@@ -37,10 +40,10 @@ class Retries:
 
     def worker_lost(self, job: Job | None, death: Death, at_hand: int, *, suspend: bool) -> None:
         """Queue the job of a worker that has ended again, `suspend` it before that, or fail it.
-        `at_hand`: what the worker was working for, by its own account."""
+        `at_hand`: number of the job or stream that the worker was working on, as it said."""
         if job is None or job.state is not JobState.RUNNING:
             return
-        # A worker that broke its rules may say that it had nothing at hand.
+        # A worker that broke the protocol may claim that it was working on nothing.
         guilty = at_hand == 0 and whose_fault(death) is Fault.INPUT
         if (at_hand == job.id or guilty) and death.cause not in EXPECTED:
             job.deaths.append(death)
@@ -48,7 +51,7 @@ class Retries:
             job.never_begun += 1
         if self.closed:
             job.fail(closing())
-        elif len(job.deaths) >= self._attempts:
+        elif self._tried_enough(job.deaths):
             job.fail(give_up(job.deaths))
         elif job.never_begun >= _MOST_NEVER_BEGUN:
             job.fail(give_up([*job.deaths, death]))
@@ -61,6 +64,10 @@ class Retries:
                 "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
             )
 
+    def _tried_enough(self, deaths: list[Death]) -> bool:
+        own = sum(whose_fault(death) is not Fault.OUTSIDE for death in deaths)
+        return own >= self._attempts or len(deaths) >= max(self._attempts, _MOST_KILLED)
+
     def resume(self, job: Job | None) -> None:
         """Queue a job again that was suspended."""
         if job is not None and job in self.suspended:
@@ -68,7 +75,7 @@ class Retries:
             self._scheduler.put_back(job)
 
     def close(self) -> None:
-        """Fail the jobs that wait; none is tried again."""
+        """Fail the waiting jobs; no job is tried again."""
         self.closed = True
         for job in (*self._scheduler.queue.clear(), *self.suspended):
             job.fail(closing())
@@ -76,5 +83,5 @@ class Retries:
 
 
 def closing() -> Draining:
-    """Return what ends the jobs that are inside when the pool closes."""
+    """Return the error for jobs that are inside when the pool closes."""
     return Draining("it is shutting down")

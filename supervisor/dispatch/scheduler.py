@@ -1,4 +1,4 @@
-"""Which waiting job runs next, and on which worker."""
+"""The scheduler: which waiting job runs next, and on which worker."""
 
 import errno
 from collections.abc import Iterable
@@ -17,11 +17,11 @@ from supervisor.wire.channel import close_fds
 log = get_logger("supervisor")
 
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors that say something of this moment, and nothing of the input."""
+"""Errors that concern this moment, and not the input."""
 
 
 class Scheduler(Member):
-    """A pool's queue of jobs. Clients have their turns fairly, and so do the pools of one guard."""
+    """A pool's queue of jobs. Clients take turns fairly, and so do the pools of one guard."""
 
     def __init__(self, guard: Guard, lifecycle: ProcessLifecycle, workers: int) -> None:
         super().__init__(lifecycle, workers)
@@ -33,16 +33,16 @@ class Scheduler(Member):
         return [job.spool for job in self.queue if job.spool is not None]
 
     def memory_eased(self) -> None:
-        """The guard's call: more may begin than before."""
+        """Handle the guard's notice that more jobs may begin than before."""
         self.schedule()
 
     def put_back(self, job: Job) -> None:
-        """Queue a job again, whose worker has died: it is the next."""
+        """Queue a job again whose worker has died: it is the next."""
         job.state = JobState.WAITING
         self.queue.put_back(job)
 
     def schedule(self) -> None:
-        """Give jobs to idle workers as long as memory allows, of all pools of the guard: the one
+        """Give jobs to idle workers as long as memory allows, of all pools of the guard: the job
         that has waited longest is not overtaken."""
         while (head := self._next_in_line()) is not None:
             scheduler, worker, job = head
@@ -64,13 +64,14 @@ class Scheduler(Member):
         return min(heads, key=lambda head: head[2].submitted, default=None)
 
     def _idle_worker(self) -> WorkerHandle | None:
-        """Of the workers without a job those with the fewest streams that have something to do, and
-        of these the one that had a job last, whose caches are the warmest."""
+        """Return the worker for the next job: of those without a job, one with the fewest streams
+        that have something to do, and of these the one that had a job last, whose caches are the
+        warmest."""
         idle = (w for w in self.lifecycle.workers if w.state is WorkerState.IDLE)
         return min(idle, key=_fewest_streams, default=None)
 
     def _begin(self, worker: WorkerHandle, job: Job) -> bool:
-        """Give the job to the worker; False where that could not be."""
+        """Give the job to the worker; return False if that fails."""
         fds: list[int] = []
         try:
             if job.spool is not None:

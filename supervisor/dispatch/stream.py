@@ -1,5 +1,5 @@
-"""A stream: a job without an end, whose input is retained until it is not needed again, so that it
-outlives the worker that carries it."""
+"""A stream: input that is retained until it is not needed again, so that the stream outlives the
+worker that carries it."""
 
 import asyncio
 import time
@@ -19,8 +19,8 @@ from supervisor.wire.messages import Drop, Fed, Feed, Open, ProtocolError, encod
 
 
 class Stream:
-    """A stream, from `Pool.stream`. Input goes in with `send`, answers come out of
-    `receive`, in order; one coroutine each."""
+    """A stream, from `Pool.stream`. Input goes in with `send`, answers come out of `receive`, in
+    order; use one coroutine for each."""
 
     def __init__(
         self,
@@ -33,18 +33,19 @@ class Stream:
         *,
         background: bool = False,
     ) -> None:
-        """`schedule` is called when it needs a worker, or may go to another; `retained` when it
-        retains more input. `background`: it has the steps that streams and files leave."""
+        """Create a stream. `schedule` is called when it needs a worker, or may move to another;
+        `retained` when it retains more input. `background`: it gets the steps that live streams and
+        files leave."""
         self.number = number
         self.background = background
         self.request_id = request_id
         self.worker: WorkerHandle | None = None
         self.ending = asyncio.Event()
-        """The pool takes no new work: the stream should come to its end."""
+        """Set when the pool takes no new work: the caller should finish the stream."""
         self.replays = 0
-        """How often it went on on another worker."""
+        """Number of times that it was resumed on another worker."""
         self.wants_to_move = self.suspended = False
-        """`suspended`: its worker has crashed, and it is found out what that says of the model."""
+        """True if its worker has crashed, and the model's files are being checked."""
         self._request: dict[str, Any] | None = None
         self._checkpoint: bytes | None = None
         self._settings = settings
@@ -65,18 +66,18 @@ class Stream:
     # --- the caller's side -----------------------------------------------------------------------
 
     def begin(self, request: dict[str, Any], *, whole: bool = False) -> None:
-        """Begin the stream, before any input: a worker is found for it. `whole`: what comes later
-        means nothing without all that came before, so all is retained, up to a number of bytes;
-        past them it cannot go on elsewhere."""
-        # What cannot be carried is its caller's mistake, and must not raise where a worker comes.
+        """Begin the stream, before any input: a worker is found for it. `whole`: later input needs
+        all earlier input, so all is retained, up to a number of bytes; past them the stream cannot
+        move to another worker."""
+        # A request that cannot be encoded is the caller's mistake: it must raise here, not later.
         encoded(Open(self.number, request, 0.0, None, 0, 0.0, self.background))
         self._request = request
         self._replay.whole = whole
         self._schedule()
 
     async def send(self, data: Any, units: float = 0.0) -> None:
-        """Give it the next input, of what MessagePack can carry, `units` in size; waits while
-        enough is on its way already. Raises what ended the stream, a `PoolError`."""
+        """Send the next input, of types that MessagePack can carry, `units` in size; wait while
+        enough is on its way already. Raises the `PoolError` that ended the stream."""
         while self._unsent and self._failure is None:
             await self._changed.wait()
         self._raise_failure()
@@ -88,13 +89,13 @@ class Stream:
         self._input_retained()
 
     def finish(self) -> None:
-        """No input comes any more: `receive` has an end."""
+        """Declare that no more input follows, so that `receive` comes to an end."""
         self._finished = True
         self._notify()
 
     async def receive(self) -> list[Any]:
-        """Return what the stream has said since: at least something, or nothing where all is
-        answered after `finish`. Raises what ended it."""
+        """Return the values that have arrived, at least one; an empty list once all input is
+        answered after `finish`. Raises the exception that ended the stream."""
         while not self._answers:
             self._raise_failure()
             if self._finished and self._answered == self._last:
@@ -105,7 +106,7 @@ class Stream:
         return values
 
     def _notify(self) -> None:
-        # Both coroutines may wait: each for its own reason.
+        # Both coroutines may wait, each for its own reason.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -117,43 +118,43 @@ class Stream:
 
     @property
     def replay_bytes(self) -> int:
-        """Bytes of its input that are retained for a replay."""
+        """Bytes of input that are retained for a replay."""
         return self._replay.bytes
 
     @property
     def over(self) -> bool:
-        """Whether it has failed, or its caller is done with it."""
+        """True if the stream has failed, or its caller is done with it."""
         return self._failure is not None
 
     @property
     def begun(self) -> bool:
-        """Return whether a worker has been or is to be found for it."""
+        """True if a worker has been or is to be found for it."""
         return self._request is not None
 
     @property
     def to_be_scheduled(self) -> bool:
-        """Return whether it needs a worker, or may leave the one it has."""
+        """True if it needs a worker, or may leave the one it has."""
         may_move = self.wants_to_move and self.at_checkpoint
         waits = not self.begun or self.over or self.suspended
         return not waits and (self.worker is None or may_move)
 
     @property
     def at_checkpoint(self) -> bool:
-        """Whether nothing would have to be replayed to another worker."""
+        """True if a move to another worker would replay nothing."""
         return not self._sent and not self._replay.lost
 
     @property
     def working(self) -> bool:
-        """Whether its worker has input of it that is not answered."""
+        """True if its worker has input that is not answered."""
         return self.worker is not None and self._under_way > 0
 
     @property
     def moves_without_loss(self) -> bool:
-        """Another worker could be told all that it has to know."""
+        """True if another worker could be sent all that it needs."""
         return not self._replay.lost and not self._replay.cut
 
     def behind_s(self) -> float:
-        """For how long the oldest input that is not answered has been waiting for it."""
+        """Return for how many seconds the oldest unanswered input has waited."""
         now = self._clock.now()
         if self._sent and self._sent[-1].number > self._answered:
             return now - self._sent[max(0, self._answered + 1 - self._sent[0].number)].at
@@ -161,22 +162,22 @@ class Stream:
 
     @property
     def unread(self) -> bool:
-        """Whether it waits for its caller to take answers."""
+        """True if it waits for its caller to read answers."""
         return len(self._answers) > self._settings.unread or self.unread_bytes > MOST_UNREAD_BYTES
 
     @property
     def unread_bytes(self) -> int:
-        """Size of the answers that its caller has not taken yet."""
+        """Bytes of answers that its caller has not read yet."""
         return self._answers.size
 
     @property
     def units_to_replay(self) -> float:
-        """Units that the worker it is on, or will be on, has to receive again."""
+        """Units that its current or next worker has to receive again."""
         again = (*self._sent, *self._unsent)
         return sum(one.units for one in again if self._acknowledged < one.number <= self._answered)
 
     def go_to(self, worker: WorkerHandle) -> None:
-        """Go on on this worker, with all that is retained."""
+        """Continue on this worker, with all that is retained."""
         assert self._request is not None
         self.leave_worker(tell=True)
         if self._replay.cut:
@@ -191,7 +192,7 @@ class Stream:
         self._send_on()
 
     def leave_worker(self, *, tell: bool) -> None:
-        """Be on no worker. `tell` the one that it is on."""
+        """Detach from the current worker, and `tell` it."""
         worker, self.worker = self.worker, None
         self.wants_to_move = False
         if worker is None:
@@ -205,15 +206,15 @@ class Stream:
             worker.send_stream(encode(Drop(self.number)))
 
     def fed(self, message: Fed) -> float:
-        """Take its worker's answer. Returns the units of what is answered for the first time.
-        Raises `ProtocolError` where that input is not the next to be answered."""
+        """Handle an answer of its worker; return the units that are answered for the first time.
+        Raises `ProtocolError` if that input is not the next to be answered."""
         at = 0 if not self._sent else message.number - self._sent[0].number
         expected = max(self._acknowledged + 1, self._sent[0].number if self._sent else 0)
         if not self._sent or message.number != expected or at >= len(self._sent):
             raise ProtocolError(f"an answer to input {message.number} of stream {self.number}")
         first = message.number > self._answered
-        # What was said before the worker changed is not said twice; but a final result that was
-        # not there the first time must not be lost.
+        # Answers given before the worker changed are not repeated; but a final result that was
+        # missing the first time must not be lost.
         if first or message.at_checkpoint:
             self._answers.add(message.values)
             if message.checkpoint is not None:
@@ -234,11 +235,11 @@ class Stream:
         return message.units if first else 0.0
 
     def shed(self) -> None:
-        """Drop the input that was answered: all streams together retain too much."""
+        """Drop answered input: all streams together retain too much."""
         self._replay.shed(self._acknowledged)
 
     def worker_lost(self, death: Death, attempts: int, *, own: bool) -> None:
-        """Count a worker that died, and fail if so many did over one input."""
+        """Count a worker that died, and fail if too many died over one input."""
         error = self._blame.worker_lost(death, self._answered, attempts, own=own)
         if error is not None:
             self.fail(error)
@@ -251,7 +252,7 @@ class Stream:
         self._notify()
 
     def _send_on(self) -> None:
-        """Send its worker what may be on the way at once."""
+        """Send its worker as much input as may be on its way at once."""
         if self.worker is None or self.unread:
             return
         window = self._settings.window

@@ -19,14 +19,14 @@ from supervisor.wire.messages import Failed, Fed, ProtocolError, StreamFailed
 log = get_logger("supervisor")
 
 MOST_UNREAD_OF_WORKER = 8 * MOST_UNREAD_BYTES
-"""Of the answers of all streams of a worker that their callers have not taken."""
+"""Bytes of answers that may be unread, of all streams of a worker."""
 _RETRY_S = 5.0
 _SUCCESSOR_S = 0.3
-"""Within that a worker that was lost is nearly always replaced."""
+"""Seconds within which a worker that was lost is nearly always replaced."""
 
 
 class Streams:
-    """All streams of a pool."""
+    """Streams of a pool."""
 
     def __init__(
         self, settings: PoolSettings, lifecycle: ProcessLifecycle, clock: LoopClock
@@ -38,36 +38,37 @@ class Streams:
         self._streams: dict[int, Stream] = {}
         self._load = StreamLoad()
         self._expected_until = 0.0
-        """Until then a successor of a worker that was lost may still come."""
+        """Time until which a replacement of a lost worker may still come."""
         self._to_vacate: dict[WorkerHandle, float] = {}
-        """Workers that are to leave, and until when their streams may reach a checkpoint."""
+        """Workers that are to leave, and the time until which their streams may reach a
+        checkpoint."""
         self.replays = 0
-        """How often a stream went on on another worker."""
+        """Number of times that a stream was resumed on another worker."""
         self.refused = 0
-        """How many were refused because the others would have been late."""
+        """Number of streams refused because they would have made the others late."""
 
     def __len__(self) -> int:
         return sum(not stream.background for stream in self._streams.values())
 
     @property
     def all(self) -> list[Stream]:
-        """Open streams, in the background too."""
+        """Open streams, including background streams."""
         return list(self._streams.values())
 
     @property
     def behind_s(self) -> float:
-        """For how long the oldest input that is not answered has been waiting for it."""
+        """Seconds for which the oldest unanswered input of a live stream has waited."""
         live = (stream for stream in self._streams.values() if not stream.background)
         return max((stream.behind_s() for stream in live), default=0.0)
 
     @property
     def replay_bytes(self) -> int:
-        """Bytes of their input that are retained for a replay."""
+        """Bytes of input that are retained for a replay."""
         return sum(stream.replay_bytes for stream in self._streams.values())
 
     def refusal(self, s_per_unit: float | None) -> QueueFull | None:
-        """Explain why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs
-        take."""
+        """Explain why one more stream cannot be admitted; return None if it can. `s_per_unit`:
+        seconds of work per unit of the pool's jobs."""
         pace = self._load.pace(s_per_unit)
         needs = self._load.needs(pace) + pace
         most = self.settings.share * self._count
@@ -81,7 +82,7 @@ class Streams:
         )
 
     def capacity(self, s_per_unit: float | None) -> int:
-        """Return how many streams there may be at once, as things are."""
+        """Return how many streams there may be at once, at the present pace."""
         pace = self._load.pace(s_per_unit)
         more = int((self.settings.share * self._count - self._load.needs(pace)) / pace)
         return max(1, len(self) + max(0, more))
@@ -94,18 +95,19 @@ class Streams:
         self.schedule()
 
     def remove(self, stream: Stream) -> None:
-        """Remove a stream: its caller is done with it."""
+        """Remove a stream that its caller is done with."""
         self._streams.pop(stream.number, None)
         self._load.end(stream.number)
         stream.fail(Draining("the stream is over"))
 
     def look(self) -> None:
-        """To be called about once a second: end streams that have waited too long for an answer,
-        though their answers were read; move those that may; find workers for those without."""
+        """End streams that have waited too long for an answer although their answers were read,
+        move those that may move, and find workers for those without one. Call it about once a
+        second."""
         most_s = self.settings.answer_s
         for stream in self.all:
             if stream.worker is not None and stream.worker.vacated:
-                stream.leave_worker(tell=False)  # its end has come, and something has failed then
+                stream.leave_worker(tell=False)  # its end has come, and its handling has failed
             if stream.background or stream.over or stream.unread:
                 continue
             if stream.behind_s() > most_s:
@@ -119,7 +121,7 @@ class Streams:
         self.schedule()
 
     def keep_within(self) -> None:
-        """Bound what all streams retain together: the one that retains most drops its input
+        """Bound what all streams retain together: the stream that retains most drops its input
         first."""
         while self.replay_bytes > self.settings.replay_total:
             largest = max(self._streams.values(), key=lambda stream: stream.replay_bytes)
@@ -152,16 +154,16 @@ class Streams:
             self.replays += stream.replays - before
 
     def _share_of_each(self, able: int) -> float | None:
-        """Return how much work a worker may have, while another is about to be there for the rest:
-        what is replayed is replayed faster to two."""
+        """Return how much work a worker may have while a replacement is about to come: a replay is
+        faster on two workers. None: no bound."""
         if able >= self._count or self._clock.now() >= self._expected_until:
             return None
         return _work_of(self._streams.values()) / self._count
 
     def worker_leaves(self, worker: WorkerHandle) -> None:
-        """Move the streams of a worker that takes nothing new: they go on elsewhere at their next
-        checkpoint, or without one after some seconds if that loses nothing. One that would lose
-        something stays until it ends, but for a shortage of memory."""
+        """Move the streams of a worker that takes nothing new: at their next checkpoint, or without
+        one after some seconds if that loses nothing. A stream that would lose something stays until
+        it ends, unless memory is short."""
         for stream in self._on(worker):
             stream.wants_to_move = True
         if worker.streams:
@@ -179,9 +181,9 @@ class Streams:
     def worker_lost(
         self, worker: WorkerHandle, death: Death, at_hand: int, *, suspend: bool
     ) -> None:
-        """Move the streams of a worker that has ended, with what was retained of them. The one of
-        the number `at_hand`, which it was working for, may have been the cause; `suspend` that one
-        until `resume`."""
+        """Move the streams of a worker that has ended, with what was retained of them. The stream
+        with the number `at_hand`, on which it was working, may have been the cause; `suspend` that
+        one until `resume`."""
         self._to_vacate.pop(worker, None)
         lost = self._on(worker)
         if lost:
@@ -191,7 +193,7 @@ class Streams:
             stream.suspended = suspend and stream.number == at_hand
             if death.cause in EXPECTED:
                 continue
-            own = stream.number == at_hand and whose_fault(death) is not Fault.NOBODY
+            own = stream.number == at_hand and whose_fault(death) is not Fault.OUTSIDE
             stream.worker_lost(death, self._attempts, own=own)
         self.schedule()
         if lost:
@@ -204,15 +206,15 @@ class Streams:
             self.schedule()
 
     def close(self, error: Exception) -> None:
-        """All are over."""
+        """Fail all streams."""
         for stream in self.all:
             stream.fail(error)
 
     def fed(self, worker: WorkerHandle, message: Fed) -> None:
-        """A worker has answered. Raises `ProtocolError`."""
+        """Handle a worker's answer. Raises `ProtocolError`."""
         stream = self._streams.get(message.stream)
         if stream is None or stream.worker is not worker:
-            return  # it is over, or on another worker by now
+            return  # it has ended, or is on another worker by now
         waited_s = stream.behind_s()
         if sum(one.unread_bytes for one in self._on(worker)) > MOST_UNREAD_OF_WORKER:
             raise ProtocolError("more answers of its streams than fit")
@@ -221,13 +223,13 @@ class Streams:
         worker.answered_at = self._clock.now()
         if stream.background:
             return
-        # What a worker says that an answer cost it cannot be more than was waited for it.
+        # An answer cannot have cost more than the time that it was waited for.
         self._load.worked(units, min(message.ran_s, waited_s + LEAST_SPAN_S))
         if stream.at_checkpoint and not stream.wants_to_move:
             self._even_out(stream, worker)
 
     def _even_out(self, stream: Stream, worker: WorkerHandle) -> None:
-        """A worker that has clearly more of them than another lets one go where that costs
+        """Let a stream leave a worker that has clearly more of them than another, if that costs
         nothing."""
         others = [_live(other) for other in self._lifecycle.workers if other.able]
         if others and _live(worker) > min(others) + 1:
@@ -235,7 +237,7 @@ class Streams:
             self.schedule()
 
     def failed(self, worker: WorkerHandle, message: StreamFailed) -> None:
-        """Fail a stream that the model refused to go on with, or raised for."""
+        """Fail a stream that the model refused to continue, or raised for."""
         stream = self._streams.get(message.stream)
         if stream is None or stream.worker is not worker:
             return
@@ -243,11 +245,12 @@ class Streams:
         stream.fail(model_failure("stream", worker, message, **ids), tell=False)
 
     def _on(self, worker: WorkerHandle) -> list[Stream]:
-        """Streams that the worker carries."""
+        """Return the streams that the worker carries."""
         return [self._streams[stream.number] for stream in worker.streams]
 
     def _load_of(self, worker: WorkerHandle) -> tuple[float, int, int]:
-        """Order workers by load: live streams weigh more than the background."""
+        """Return a key that orders workers by load: live streams weigh more than background
+        streams."""
         live = [stream for stream in self._on(worker) if not stream.background]
         return _work_of(live), len(worker.streams) - len(live), worker.slot
 
@@ -257,15 +260,15 @@ def _live(worker: WorkerHandle) -> int:
 
 
 def _work_of(streams: Iterable[Stream]) -> float:
-    """Return what a worker has to do for them: each as much as any, and what is replayed."""
+    """Return the work of some streams: each counts alike, and units to be replayed are added."""
     return sum(1.0 + stream.units_to_replay for stream in streams)
 
 
 def model_failure(
     what: str, worker: WorkerHandle, message: Failed | StreamFailed, **ids: Any
 ) -> PoolError:
-    """Return what the caller of a job or stream is told if the model refused it, or raised (which
-    is logged, with `ids`)."""
+    """Return the error for the caller of a job or stream that the model refused, or raised for
+    (which is logged, with `ids`)."""
     if message.code is not None:
         return JobError(message.code, message.message)
     log.error(

@@ -1,1 +1,1 @@
-"""The guard: keeps the processes inside their memory, and steps in before the kernel has to."""
+"""The guard: keeps the processes within their memory, and acts before the kernel has to."""

@@ -1,5 +1,4 @@
-"""Accounts of what each process of the tree holds of its own: growth, its rate, and the tree's
-memory counted once.
+"""Accounts of the memory of each process: growth, its rate, and what the whole tree uses.
 
 Processes that share a model belong to one family: a fork server and its workers.
 """
@@ -17,35 +16,36 @@ _AT_ONCE_S = 0.003
 
 @dataclass(slots=True)
 class Account:
-    """One process. Bytes, and bytes a second."""
+    """Account of one process, in bytes and bytes per second."""
 
     statm_fd: int
     family: int
     born_with: int
-    """What it held when it was born, all of it shared; 0 for one that has no parent here."""
+    """Memory that it held when it was forked, all of it shared; 0 for a process that has no parent
+    here."""
     time: float
     unreclaimable: int
-    """What it holds and cannot drop, shared or not."""
+    """Memory that it cannot drop, shared or not."""
     rss: int | None
-    """All that it has in RAM; None until it has been read."""
+    """Resident memory; None until it has been read."""
     swap: int = 0
     mapped: int = 0
-    """File cache that it had mapped and in RAM, at the last reading."""
+    """File cache that it had mapped and resident, at the last reading."""
     shared_memory: int = 0
-    """What it maps of shared memory beside its spool."""
+    """Shared memory that it maps beside its spool."""
     anonymous: int = 0
-    """In RAM, at the last whole reading."""
+    """Anonymous memory that was resident at the last full reading."""
     rate: float = 0.0
-    """The slower of its last two moves."""
+    """The slower of its last two rates."""
     last_rate: float = 0.0
     own: tuple[int, int] | None = None
-    """At the last exact reading while its parent lived: private, and unreclaimable."""
+    """Private and unreclaimable memory, at the last exact reading while its parent lived."""
     share: tuple[int, int] | None = None
-    """At the last exact reading: proportional, and unreclaimable."""
+    """Proportional and unreclaimable memory, at the last exact reading."""
 
     @property
     def growth(self) -> int:
-        """Bytes that it has allocated since it was born."""
+        """Bytes that it has allocated since it was forked."""
         if self.own is not None:
             private, then = self.own
             return max(0, private + self.unreclaimable - then)
@@ -54,7 +54,7 @@ class Account:
     def move_to(self, time: float, unreclaimable: int) -> None:
         if time > self.time:
             rate = (unreclaimable - self.unreclaimable) / (time - self.time)
-            # One huge page between two looks is no leak: what grows, grows twice in a row.
+            # One huge page between two looks is not a leak: memory that leaks grows twice in a row.
             self.rate, self.last_rate = min(rate, self.last_rate), rate
             self.time = time
         self.unreclaimable = unreclaimable
@@ -64,35 +64,35 @@ _NO_ACCOUNT = Account(-1, 0, 0, 0.0, 0, None)
 
 
 class Accounting:
-    """Accounts by pid. Bytes, and seconds of CLOCK_MONOTONIC."""
+    """Accounts by pid, in bytes; times in seconds of CLOCK_MONOTONIC."""
 
     def __init__(self) -> None:
         self._accounts: dict[int, Account] = {}
         self._refreshed = True
         self._looked_at = 0.0
         self._left_shared: dict[int, int] = {}
-        """By family, what members that have ended since the last exact readings had been counted
-        for of memory that the others still share."""
+        """By family, shared memory that was counted for members that have ended since the last
+        exact readings, and that the others still share."""
 
     def known(self) -> Collection[int]:
-        """Pids that have an account."""
+        """Return the pids that have an account."""
         return self._accounts.keys()
 
     def items(self) -> Collection[tuple[int, Account]]:
-        """Pids and their accounts."""
+        """Return pids with their accounts."""
         return self._accounts.items()
 
     def of(self, pid: int) -> Account:
-        """Return the account of `pid`: an empty one where it has none."""
+        """Return the account of `pid`; an empty one if there is none."""
         return self._accounts.get(pid, _NO_ACCOUNT)
 
     @property
     def outdated(self) -> bool:
-        """Processes have come or gone since the last exact readings."""
+        """True if processes have come or gone since the last exact readings."""
         return not self._refreshed
 
     def keep_only(self, pids: Collection[int]) -> None:
-        """Close the accounts of all others."""
+        """Close the accounts of all other processes."""
         for pid in [pid for pid in self._accounts if pid not in pids]:
             self._close(pid)
         families = {account.family for account in self._accounts.values()}
@@ -116,8 +116,8 @@ class Accounting:
         family: int = 0,
         spool: int = 0,
     ) -> None:
-        """A reading of one process. For the first of it `born_with` counts, and its family, the pid
-        of the fork server; `spool`: the bytes of its job's input that are in memory."""
+        """Record a reading of one process. `born_with` and `family` (pid of the fork server) count
+        for its first reading; `spool`: bytes of its job's input that are in memory."""
         unreclaimable = reading.unreclaimable_beside(spool)
         account = self._accounts.get(reading.pid)
         if account is not None and quick_look(account.statm_fd) is None:
@@ -137,7 +137,7 @@ class Accounting:
         account.swap, account.mapped = reading.swap, reading.mapped
         account.shared_memory = max(0, reading.shared_memory - spool)
         account.anonymous = reading.anonymous
-        if time > account.time:  # else somebody has looked since
+        if time > account.time:  # otherwise a look was made since
             account.move_to(time, unreclaimable)
             account.rss = reading.rss
 
@@ -148,11 +148,11 @@ class Accounting:
         spools: Mapping[int, int],
         parents: Collection[int],
     ) -> None:
-        """Take exact readings of everyone there is, and what each held when they were made; the
-        `spools` of their jobs in memory; and the fork servers that live.
+        """Record exact readings of all processes, the `unreclaimable` memory of each at that time,
+        the `spools` of their jobs in memory, and the fork servers that live.
 
-        One whose parent is dead may be the last to hold what they shared: that is private then, and
-        still nothing that it has grown by. What it held of its own before counts on.
+        If a worker's parent is dead, the worker may be the last to hold what they shared: that is
+        private then, but still not growth. Its earlier growth is carried forward.
         """
         for reading in readings:
             if (account := self._accounts.get(reading.pid)) is None:
@@ -166,8 +166,8 @@ class Accounting:
         self._left_shared.clear()
 
     def look(self, time: float) -> None:
-        """Between two readings: what is in RAM, a microsecond each. Not again at once: the kernel's
-        counters move in batches, and no rate could be told from so short a time."""
+        """Look at resident memory between two readings, a microsecond per process. Not twice in a
+        short time: the kernel's counters move in batches, and would give no rate."""
         if time - self._looked_at < _AT_ONCE_S:
             return
         self._looked_at = time
@@ -182,22 +182,24 @@ class Accounting:
             _move(account, time, *seen)
 
     def uncertain(self) -> bool:
-        """Tell whether a process with memory in swap has moved since the last whole reading: only
-        another one tells whether it has grown."""
+        """Return whether a process with memory in swap has moved since the last full reading: only
+        another reading tells whether it has grown."""
         swapped = [account for account in self._accounts.values() if account.swap]
         looks = ((account, quick_look(account.statm_fd)) for account in swapped)
         return any(seen and abs(seen[1] - a.anonymous) > _NOTABLE for a, seen in looks)
 
     def total_unreclaimable(self) -> int:
-        """Of all; what is shared is counted as often as it is shared: for differences only."""
+        """Return the sum over all processes, with shared memory counted in each: for differences
+        only."""
         return sum(account.unreclaimable for account in self._accounts.values())
 
     def total_rate(self) -> float:
-        """Bytes a second by which all that grow have grown together, at the last look."""
+        """Return the bytes per second by which all growing processes together have grown, at the
+        last look."""
         return sum(max(0.0, account.last_rate) for account in self._accounts.values())
 
     def used(self) -> int:
-        """Return what the whole tree holds and cannot drop, counted once."""
+        """Return the unreclaimable memory of the whole tree, with shared memory counted once."""
         total = sum(self._left_shared.values())
         for account in self._accounts.values():
             if account.share is None:
@@ -208,13 +210,13 @@ class Accounting:
         return total
 
     def close(self) -> None:
-        """Close every account."""
+        """Close all accounts."""
         self.keep_only(())
 
 
 def _move(account: Account, time: float, rss: int, anonymous: int) -> None:
     account.rss = rss
-    # What was in swap may have come back meanwhile: it is not to count twice.
+    # Memory may have come back from swap meanwhile: it is not counted twice.
     unreclaimable = anonymous + account.shared_memory
     account.move_to(
         time, max(account.unreclaimable, unreclaimable) if account.swap else unreclaimable

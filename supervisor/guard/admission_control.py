@@ -1,4 +1,4 @@
-"""Admission control: who may come in and begin, and what is promised to those inside."""
+"""Admission control: which jobs may come in and begin, and what is reserved for those inside."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from supervisor.spool import SpoolStore
 
 
 class AdmissionControl:
-    """Keeps the promises: growth for running jobs, room for inputs that are on their way."""
+    """Reservations: growth for running jobs, space for inputs that are on their way."""
 
     def __init__(
         self, observer: Observer, spools: SpoolStore | None, state: Callable[[], GuardState]
@@ -22,25 +22,25 @@ class AdmissionControl:
         self._observer, self._state = observer, state
         self._spools = spools
         self._expected_of: dict[WorkerHandle, int] = {}
-        """What the jobs of those workers are expected to make them grow by."""
+        """Growth expected of each of these workers by its job."""
         self._coming: list[int] = []
         """Bytes of the inputs that are on their way."""
 
     def refusal(self, member: Member, ask: Ask, queued_units: float) -> PoolError | None:
-        """Explain why a job may not come in; None if it may."""
+        """Explain why a job cannot be admitted; return None if it can."""
         supply = self._supply(member, queued_units)
         least = min(supply.most, supply.most_ever)
         return refusal(ask, supply, member.growth.certain(ask.units or 0.0, least))
 
     def never(self, member: Member, ask: Ask) -> PoolError | None:
-        """Explain why a job whose size is known now could not be done here at all; None if it
+        """Explain why a job whose size is known could not be done here at all; return None if it
         could."""
         supply = self._supply(member, 0.0)
         return never(ask, supply, member.growth.certain(ask.units or 0.0, supply.most_ever))
 
     @contextlib.contextmanager
     def expecting(self, ask: Ask) -> Iterator[None]:
-        """Expect the input of a job that came in, while the block lasts."""
+        """Reserve space for the input of an admitted job, while the block lasts."""
         size = 0
         if self._spools is not None and not ask.stream:
             size = ask.input_bytes or self._spools.limits.memory_each
@@ -51,7 +51,7 @@ class AdmissionControl:
             self._coming.remove(size)
 
     def may_begin(self, member: Member, job: Job) -> bool:
-        """Tell whether the job may be given to an idle worker now."""
+        """Return whether the job may be given to an idle worker now."""
         running = len(self._running())
         if running >= self._state().concurrency:
             return False
@@ -59,21 +59,21 @@ class AdmissionControl:
         return may_begin(self._expected(member, job), supply, alone=running == 0)
 
     def began(self, member: Member, worker: WorkerHandle, job: Job) -> None:
-        """Reserve what the job is expected to make its worker grow by."""
+        """Reserve the growth that the job is expected to cause."""
         worker.grown_before = self._observer.accounting.of(worker.pid).growth
         self._expected_of[worker] = self._expected(member, job)
 
     def ended(self, worker: WorkerHandle) -> None:
-        """Reserve nothing more for the worker's job, which is over."""
+        """Release the reservation for the worker's job, which has ended."""
         self._expected_of.pop(worker, None)
 
     def _running(self) -> dict[WorkerHandle, int]:
-        """Workers that have a job still, and what it is expected to take."""
+        """Return the workers that still have a job, with the growth expected of it."""
         return {w: expected for w, expected in self._expected_of.items() if w.job is not None}
 
     def reserved(self) -> int:
-        """Return what is reserved: for running jobs and open streams what they have not grown by
-        yet; for inputs that are on their way, what may be held in memory of them."""
+        """Return the reserved bytes: expected growth of running jobs and open streams that has not
+        happened yet, and memory for inputs that are on their way."""
         accounting = self._observer.accounting
         jobs = sum(
             max(0, expected - max(0, accounting.of(worker.pid).growth - worker.grown_before))
@@ -116,7 +116,7 @@ class AdmissionControl:
         )
 
     def _disk_left(self, on_disk: int) -> int | None:
-        """Room on the disk for uploads that nobody has been promised."""
+        """Return the space on the disk for uploads that is not reserved."""
         room = self._spools.disk_room() if self._spools else None
         if self._spools is None or room is None:
             return None

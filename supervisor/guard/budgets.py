@@ -1,4 +1,4 @@
-"""What memory has to fit into, and what each worker may grow by: found anew with every reading."""
+"""Limits of memory and the budgets of workers, computed with every reading."""
 
 from supervisor.guard.accounting import Accounting
 from supervisor.guard.limits import Limits, find_budget, find_limits
@@ -11,11 +11,11 @@ from supervisor.settings import MemorySettings
 log = get_logger("guard")
 
 _NOTABLE_CHANGE = 1 / 8
-"""Of a budget: by less it is not found anew."""
+"""Share by which a budget must change to be replaced."""
 
 
 class Budgets:
-    """Limits and budgets of all members. Bytes."""
+    """Limits and budgets of all members, in bytes."""
 
     def __init__(self, settings: MemorySettings, members: Members, accounting: Accounting) -> None:
         self._settings = settings
@@ -23,23 +23,23 @@ class Budgets:
         self._accounting = accounting
         self.budget = find_budget(settings, None, 1)
         self.left = 0
-        """Bytes until the tightest bound, less the reserve, at the last whole reading."""
+        """Bytes until the tightest bound, less the reserve, at the last full reading."""
         self._limits: Limits | None = None
         self._found_for: tuple[tuple[int, ...], int, bool] | None = None
         self._logged = -1
         self._allowed: dict[int, int] = {}
-        """By pid of a worker, the hard budget that what it works on has begun with."""
+        """By worker pid, the hard budget that its current work began with."""
         self._without_streams: dict[int, int] = {}
-        """By pid of a worker, its growth when it had no stream."""
+        """By worker pid, its growth when it had no stream."""
 
     @property
     def limits(self) -> Limits:
-        """Limits that memory has to fit into, as of the last reading."""
+        """Limits as of the last reading."""
         assert self._limits is not None
         return self._limits
 
     def update(self, bounds: tuple[Bound, ...]) -> None:
-        """Find limits and budget again, by what a whole reading has found."""
+        """Compute limits and budget from the bounds of a full reading."""
         limits = find_limits(bounds, self._settings)
         if self._limits is None or limits.limit != self._limits.limit:
             log.info(
@@ -54,7 +54,7 @@ class Budgets:
         serving = tuple(server.pid for server in self._members.live_servers)
         if not serving:
             return
-        # At once, and again when it is known exactly what the model takes.
+        # Computed at once, and again when the model's memory is known exactly.
         exact = not self._accounting.outdated
         basis = (serving, limits.limit.bytes, exact)
         shared = max(self._accounting.of(pid).unreclaimable for pid in serving)
@@ -63,7 +63,7 @@ class Budgets:
         )
         before = self.budget.growth.bytes
         moved = abs(budget.growth.bytes - before) > before * _NOTABLE_CHANGE
-        # Others in the machine or the cgroup come and go: what there is for each changes with them.
+        # Other processes in the machine or the cgroup come and go, which changes what is left.
         if self._found_for != basis or moved:
             self._found_for, self.budget = basis, budget
             if exact and self._logged != budget.growth.bytes:
@@ -77,20 +77,19 @@ class Budgets:
                 )
 
     def growths(self) -> int:
-        """Return what all workers hold of their own."""
+        """Return the growth of all workers together."""
         return sum(self._accounting.of(worker.pid).growth for worker in self._members.workers)
 
     def most_growth_ever(self) -> int:
-        """Return how much one worker could grow by with all that the limits allow beside the
-        model."""
+        """Return how much one worker could grow with all that the limits allow beside the model."""
         serving = sum(self._accounting.of(s.pid).unreclaimable for s in self._members.live_servers)
         left = max(0, self.limits.limit.bytes - self.limits.reserve.bytes - serving)
         budget = find_budget(self._settings, left, max(1, self._members.slots))
         return min(left, budget.hard.bytes)
 
     def hard(self, worker: WorkerHandle) -> int:
-        """Return the budget past which the worker is ended. What it works on keeps the one that it
-        has begun with: if others take memory, that is a shortage, and no fault of its own."""
+        """Return the budget past which the worker is ended. Its current work keeps the budget that
+        it began with: if others take memory, that is a shortage, and not its own fault."""
         now = self.budget.hard.bytes
         allowed = max(now, self._allowed.get(worker.pid, 0)) if worker.busy else now
         self._allowed[worker.pid] = allowed
@@ -99,7 +98,7 @@ class Budgets:
     # --- streams --------------------------------------------------------------------------------
 
     def for_streams(self, worker: WorkerHandle) -> int:
-        """Return what the worker may grow by beyond the budget: that is for a job, or for one
+        """Return how much the worker may grow beyond the budget, which is for a job or for one
         stream."""
         member = self._members.of(worker)
         if member is None or len(worker.streams) < 2:
@@ -108,7 +107,7 @@ class Budgets:
         return need * (len(worker.streams) - 1)
 
     def reserved_for_streams(self) -> int:
-        """Return what open streams are likely to take, and have not taken yet."""
+        """Return what open streams are expected to take and have not taken yet."""
         return sum(
             max(0, m.stream_need.bytes * len(worker.streams) - self._grown_by_streams(worker))
             for m in self._members
@@ -117,7 +116,7 @@ class Budgets:
         )
 
     def learn_of_streams(self) -> None:
-        """Take note of what the streams have made their workers grow by."""
+        """Learn how much streams have made their workers grow."""
         workers = self._members.workers
         there = {worker.pid for worker in workers}
         self._without_streams = {p: g for p, g in self._without_streams.items() if p in there}

@@ -1,4 +1,5 @@
-"""What the guard does: ends, recycles, trims and moves what the policy says, and tells of it."""
+"""The guard's effects: it ends, recycles and trims processes, moves spools, and logs, as the policy
+decides."""
 
 import functools
 import time
@@ -16,16 +17,17 @@ from supervisor.loop.tasks import Tasks
 from supervisor.process_control import kill_descendant, reap_orphan
 from supervisor.processes.worker_handle import WorkerHandle, WorkerState
 from supervisor.spool import Spool, SpoolStore
-from supervisor.trim import let_go
+from supervisor.trim import release_free_memory
 
 log = get_logger("guard")
 
 _TIDY_EVERY_S = 60.0
-"""It takes some milliseconds, in which nobody else of this process gets memory."""
+"""Seconds between two calls. Each takes some milliseconds, in which no other thread of this process
+can allocate."""
 
 
 class Effects:
-    """Effects of the policy's decisions; `close` at the end."""
+    """Effects of the policy's decisions; call `close` at the end."""
 
     def __init__(
         self,
@@ -44,28 +46,28 @@ class Effects:
         self._tidied_at = time.monotonic()
 
     async def close(self) -> None:
-        """Nothing more is moved."""
+        """Stop moving spools."""
         await self._moving.close()
 
     def remember(self, level: Level) -> None:
-        """Keep what is known now, for whoever asks what came before a death."""
+        """Remember the present readings, for records of deaths."""
         self._history.passed(self._snapshots.moment(level))
 
     def tidy(self) -> None:
-        """Have what this process has freed go back to the kernel, once in a while: the C library
-        keeps it, in pieces that are ever less often of use."""
+        """Return memory that this process has freed to the kernel, once in a while: the C library
+        keeps it, in pieces that become useless over time."""
         if (now := time.monotonic()) - self._tidied_at > _TIDY_EVERY_S:
             self._tidied_at = now
-            self._observer.run(let_go)
+            self._observer.run(release_free_memory)
 
     def reap_orphans(self) -> None:
-        """Reap what has ended and is left to us, as the first process of a container must."""
+        """Reap orphans that have ended, as the first process of a container must."""
         for pid in self._observer.orphans:
             if reap_orphan(pid):
                 log.info("orphan.reaped", pid=pid)
 
     def level_changed(self, before: GuardState, state: GuardState, left: int) -> None:
-        """Log the change; uploads are held on disk while memory is short."""
+        """Log the change of level; while memory is short, uploads are held on disk."""
         bound = self._observer.tightest()
         (log.warning if state.level > before.level else log.info)(
             "guard.level_changed",
@@ -82,7 +84,7 @@ class Effects:
             self._move_spools()
 
     def starvation_changed(self, state: GuardState) -> None:
-        """Log the change."""
+        """Log that the model is starved, or has recovered."""
         waiting = self._observer.meter.waiting()
         (log.warning if state.starved else log.info)(
             "guard.starved" if state.starved else "guard.recovered",
@@ -94,7 +96,7 @@ class Effects:
         )
 
     def do(self, action: Action, state: GuardState) -> None:
-        """Take one step of the policy's."""
+        """Carry out one of the policy's actions."""
         match action:
             case Trim():
                 self._trim()
@@ -140,11 +142,11 @@ class Effects:
                 worker.trim()
         for server in self._members.live_servers:
             server.trim()
-        self._observer.run(let_go)
+        self._observer.run(release_free_memory)
         log.info("guard.memory_trimmed")
 
     def _move_spools(self) -> None:
-        """Move inputs whose job has not begun; the others are mapped by a worker already."""
+        """Move inputs of waiting jobs to disk; the others are already mapped by a worker."""
         inputs = [one for member in self._members for one in member.waiting_inputs()]
         spools = [one for one in inputs if isinstance(one, Spool)]
         self._moving.once("spools to disk", functools.partial(_to_disk, spools))

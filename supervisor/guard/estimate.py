@@ -1,5 +1,5 @@
-"""What a job is likely to cost, learned from those that have finished: memory by an upper quantile,
-time by a moving average.
+"""Estimates of the cost of a job, learned from finished ones: memory by an upper quantile, time by
+a moving average.
 
 A job's size is a number of units that its caller chooses, such as seconds of audio.
 """
@@ -11,11 +11,12 @@ from collections import deque
 from supervisor.guard.limits import MIB
 
 PRIOR_BYTES_PER_UNIT = 2.0 * MIB
-"""Until jobs have been seen: a worker that composes its graph while it decodes grows by 300 MB in
-its first two and a half minutes of audio."""
+"""Assumption until jobs have been seen: a worker that composes its graph while it decodes grows by
+300 MB in its first two and a half minutes of audio."""
 
 PRIOR_BYTES_PER_STREAM = 8 * MIB
-"""Until streams have been seen: a recogniser on a prepared model takes 5 MB while it works."""
+"""Assumption until streams have been seen: a recogniser on a prepared model takes 5 MB while it
+works."""
 _LEAST_PER_STREAM = MIB
 _STREAMS_REMEMBERED, _STREAMS_EVIDENCE = 64, 8
 
@@ -26,7 +27,8 @@ _EVIDENCE = 20
 _LIKE = 4.0
 _MOST_BYTES_PER_UNIT = 16 * PRIOR_BYTES_PER_UNIT
 _SLOWEST_S = 60.0
-"""A unit that takes longer says something of the machine, or of the worker that tells its size."""
+"""Longest time per unit that counts: a longer one is caused by the machine, or by a worker that
+reports a wrong size."""
 _MOST_UNITS = 1e9
 _PACE_WEIGHT = 0.1
 _PACE_EVIDENCE = 5
@@ -40,7 +42,7 @@ class GrowthEstimate:
         self._usual = self._most = PRIOR_BYTES_PER_UNIT
 
     def learn(self, units: float, growth: int) -> None:
-        """A job of that size has made its worker grow by so many bytes (or shrink: 0)."""
+        """Learn that a job of `units` made its worker grow by `growth` bytes (0 if it shrank)."""
         if not 0.0 < units < _MOST_UNITS:
             return
         per_unit = min(_MOST_BYTES_PER_UNIT, max(0, growth) / units)
@@ -51,12 +53,13 @@ class GrowthEstimate:
         self._usual = _upper([*rates, *[PRIOR_BYTES_PER_UNIT] * prior])
 
     def expected(self, units: float) -> int:
-        """Bytes to reserve: the 95th percentile per unit; the prior counts as twenty jobs."""
+        """Return the bytes to reserve: the 95th percentile per unit; the prior counts as twenty
+        jobs."""
         return math.ceil(self._usual * units)
 
     def certain(self, units: float, above: int = 0) -> int | None:
-        """Estimate from jobs alike only (at least a quarter of the size), without a prior; None
-        where too few were seen to refuse a job for it, or where it is no more than `above`."""
+        """Estimate from similar jobs only (at least a quarter of the size), without a prior. Return
+        None if too few were seen to refuse a job for it, or if the estimate is not `above`."""
         if self._most * units <= above:
             return None
         alike = [rate for size, rate in self._seen if size >= units / _LIKE]
@@ -64,7 +67,7 @@ class GrowthEstimate:
 
 
 class Pace:
-    """Seconds of work that a unit takes, as things are now."""
+    """Pace of work: seconds per unit, at present."""
 
     def __init__(self) -> None:
         self._s_per_unit = 0.0
@@ -72,13 +75,14 @@ class Pace:
         self._least = 0.0
 
     def at_least(self, units: float, run_s: float) -> None:
-        """A job of that size was not done after so long: true until others are faster."""
+        """Learn that a job of `units` was not done after `run_s` seconds: valid until others are
+        faster."""
         if units > 0:
             self._least = max(self._least, run_s / units)
 
     def learn(self, units: float, run_s: float) -> None:
-        """A job of that size took so long on its worker. A size that is not a number, or none that
-        a job could have, teaches nothing."""
+        """Learn that a job of `units` took `run_s` seconds on its worker. A size that is not a
+        number, or that is impossible, is ignored."""
         if not 0.0 < units < _MOST_UNITS:
             return
         s_per_unit = min(_SLOWEST_S, run_s / units)
@@ -90,26 +94,27 @@ class Pace:
 
     @property
     def s_per_unit(self) -> float | None:
-        """None until a few jobs have been seen, or one that took too long."""
+        """Seconds of work per unit; None until a few jobs have been seen, or one that took too
+        long."""
         if self._seen < _PACE_EVIDENCE:
             return self._least or None
         return max(self._s_per_unit, self._least)
 
 
 class StreamNeed:
-    """Estimate of how much one stream makes a worker grow: the median of what was seen, so that one
-    that leaks does not raise what is allowed to it."""
+    """Estimate of how much one stream makes a worker grow: the median, so that a stream that leaks
+    does not raise the allowance of others."""
 
     def __init__(self) -> None:
         self._seen: deque[float] = deque(maxlen=_STREAMS_REMEMBERED)
 
     def learn(self, growth: int, streams: int) -> None:
-        """So many streams have made their worker grow by so many bytes together."""
+        """Learn that `streams` streams together made their worker grow by `growth` bytes."""
         self._seen.append(max(0, growth) / streams)
 
     @property
     def bytes(self) -> int:
-        """Of one; a cautious guess until some were seen."""
+        """Bytes of one stream; a cautious guess until some were seen."""
         if len(self._seen) < _STREAMS_EVIDENCE:
             return PRIOR_BYTES_PER_STREAM
         return max(_LEAST_PER_STREAM, int(statistics.median(self._seen)))

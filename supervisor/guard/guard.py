@@ -1,4 +1,4 @@
-"""The guard: looks at memory all the time, lets the policy decide, and has done what it says."""
+"""The guard: reads memory all the time, lets the policy decide, and carries out its decisions."""
 
 import asyncio
 import contextlib
@@ -33,21 +33,21 @@ log = get_logger("guard")
 
 _LATELY_S = 10.0
 _STIRRED = 256 * 1024
-"""Bytes: growth that is worth a decision."""
+"""Bytes of growth that call for a decision."""
 _DECIDE_EVERY_S = 0.5
-"""At the latest: what lasts is decided on, too, and not only what moves."""
+"""Seconds after which a decision is made even if nothing has moved, for conditions that last."""
 
 
 class Guard:
     """Memory guard of the pools that join it. Use as `async with`, around theirs.
 
     A pool without a guard makes one of its own; give several pools the same guard, so that they
-    share one limit. Where memory is short, the guard ends processes in this order: children of
-    this process that are neither fork servers nor workers (whoever started them, but see
+    share one limit. When memory is short, the guard ends processes in this order: children of this
+    process that are neither fork servers nor workers (whatever started them, but see
     `leave_alone`), then workers that have grown, then models that are being loaded. It reaps
     orphans of the pools' processes only, unless `reap_strangers` is true.
 
-    `evidence` tells who was killed by the kernel; `history` keeps what happened.
+    `evidence` tells which processes the kernel killed; `history` has the last moments and deaths.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Guard:
         *,
         reap_strangers: bool = False,
     ) -> None:
-        """`spools`: where the inputs come from, if their memory is to be limited too.
-        `reap_strangers`: let go of every child that has ended, as the first process of a container
-        must; to be said only where nobody else in this process starts any and waits for them."""
+        """Create a guard. `spools`: the store of the inputs, if their memory is to be limited, too.
+        `reap_strangers`: reap every child that has ended, as the first process of a container must;
+        set it only if no other code in this process starts children and waits for them."""
         self.clock = LoopClock()
-        """Looked at several times a second from here, and shared with all pools."""
+        """Clock that the guard reads several times a second, and shares with all pools."""
         self.evidence = OomEvidence()
         self.history = History()
         self._deaths = Deaths(self.history, self.evidence)
@@ -77,7 +77,7 @@ class Guard:
         self._alive_at = -1e9
         self._known = asyncio.Event()
         self._due: asyncio.Future[None] | None = None
-        """A whole reading is."""
+        """Resolved when a full reading is due."""
         self._read_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
@@ -95,12 +95,12 @@ class Guard:
         self.evidence.close()
 
     def join(self, member: Member) -> None:
-        """Look after a pool from now on."""
+        """Guard a pool from now on."""
         self.members.add(member)
         self._count_slots()
 
     def leave(self, member: Member) -> None:
-        """Remove a pool."""
+        """Stop guarding a pool."""
         self.members.remove(member)
         self._count_slots()
 
@@ -111,7 +111,7 @@ class Guard:
     # --- what the pool asks and tells -----------------------------------------------------------
 
     def hasten(self) -> None:
-        """There is work now: what was slow to come may be fast from here on."""
+        """Look sooner, since there is work that may make memory grow."""
         if self._timer is not None:
             seconds = min(polling.LOOK_EVERY_S, self._observer.interval())
             if self._timer.when() > asyncio.get_running_loop().time() + seconds:
@@ -120,7 +120,7 @@ class Guard:
     def finished(
         self, member: Member, worker: WorkerHandle, units: float | None, run_s: float
     ) -> None:
-        """Learn from a job that the worker has finished, and recycle it if it has grown too
+        """Learn from a job that the worker has finished, and recycle the worker if it has grown too
         much."""
         self._observer.accounting.look_at(worker.pid, time.monotonic())
         growth = self._observer.accounting.of(worker.pid).growth
@@ -135,15 +135,15 @@ class Guard:
             )
 
     def alive(self) -> bool:
-        """Tell whether it has looked and decided lately."""
+        """Return whether it has looked and decided recently."""
         return self.clock.now() - self._alive_at < _LATELY_S
 
     @contextlib.asynccontextmanager
     async def helper(
         self, role: str, command: Sequence[str], environment: Mapping[str, str]
     ) -> AsyncIterator[Helper]:
-        """Run a process whose work can wait; it goes with the block. It is ended before any worker
-        where memory is short. Raises `OSError`."""
+        """Run a helper process, which ends with the block. When memory is short, it is ended before
+        any worker. Raises `OSError`."""
         helper = await Helper.start(role, command, environment, self.evidence)
         self.members.helpers.add(helper)
         try:
@@ -155,30 +155,30 @@ class Guard:
                 self._deaths.died(role, death, helper.outcome.reason)
 
     def leave_alone(self, pid: int | None) -> None:
-        """Neither count nor end the child `pid` and what is below it: it has a guard of its own.
-        None: there is no such process any more."""
+        """Leave out the child `pid` and the processes below it, which have a guard of their own:
+        they are neither counted nor ended. None: there is no such process any more."""
         self._observer.left_alone = () if pid is None else (pid,)
 
     def held_bytes(self) -> int:
-        """Return what all models and workers hold: what would be free without them."""
+        """Return what all models and workers hold: memory that would be free without them."""
         return sum(_held(self._observer.accounting, member) for member in self.members)
 
     def expect_to_be_freed(self, count: Callable[[], int]) -> None:
-        """Another process, which is about to end, holds so many bytes: models are chosen as if it
-        had ended, and its memory counts against the setting `memory.limit`."""
+        """Expect memory of another process that is about to end, `count` bytes: models are chosen
+        as if it had ended, and its memory counts against the setting `memory.limit`."""
         self._observer.elsewhere = count
 
     @property
     def deaths(self) -> dict[Cause, int]:
-        """Number of helpers that ended without having done what they were for, by cause."""
+        """Number of helpers that ended before they had finished, by cause."""
         return dict(self._deaths.by_cause)
 
     async def look_again(self) -> None:
-        """Read everything now: something has just gone."""
+        """Read everything now, because a process has just gone."""
         await self._read()
 
     async def headroom(self, member: Member) -> Headroom:
-        """Return what there is for a model of this pool, as soon as it is known."""
+        """Return the memory for a model of this pool, as soon as it is known."""
         await self._known.wait()
         observer = self._observer
         _, left = observer.look()
@@ -186,7 +186,7 @@ class Guard:
         return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.budgets.limits))
 
     def account(self, worker: WorkerHandle) -> Account:
-        """Return what the worker holds."""
+        """Return the memory account of the worker."""
         return self._observer.accounting.of(worker.pid)
 
     def status(self) -> GuardStatus | None:
@@ -194,14 +194,14 @@ class Guard:
         return read_status(self.state, self._observer, self._snapshots, self.admission)
 
     def starved_needs(self) -> str:
-        """Return how much more memory would end it, in words; empty while the model is not
+        """Describe how much more memory would end starvation; empty while the model is not
         starved."""
         return self._snapshots.missing() if self.state.starved else ""
 
     # --- watching -------------------------------------------------------------------------------
 
     async def _keep_watching(self) -> None:
-        """Read, and let the looks say when to read again."""
+        """Read whenever a look says that a reading is due."""
         while True:
             self._due, self._read_at = asyncio.get_running_loop().create_future(), time.monotonic()
             self._tick_in(self._observer.interval())
@@ -211,12 +211,12 @@ class Guard:
                 self._stop_ticking()
             try:
                 await self._read()
-            except Exception:  # without a whole reading the looks go on, by what is known
+            except Exception:  # without a full reading the looks continue, with what is known
                 log.critical("guard.failed", exc_info=True)
                 await asyncio.sleep(polling.LOOK_EVERY_S)
 
     def _tick(self) -> None:
-        """A look, by a timer: half of what it costs to wake a task."""
+        """Look, as a timer's callback: half the cost of waking a task."""
         due = True
         try:
             due = self._observer.outdated(self._look())
@@ -241,8 +241,8 @@ class Guard:
             self._timer = None
 
     def _look(self) -> int:
-        """A quick look, and a decision where there is something to decide; returns by how many
-        bytes our processes have grown since the last whole reading."""
+        """Look quickly, and decide if there is a reason to; return the bytes that our processes
+        have grown since the last full reading."""
         grown, left = self._observer.look()
         self.clock.now()
         overdue = time.monotonic() - self._decided_at > _DECIDE_EVERY_S
@@ -254,7 +254,7 @@ class Guard:
     async def _read(self) -> None:
         reading = asyncio.create_task(self._observer.read())
         try:
-            # It takes milliseconds, but many of them where processors are fought for; and a leak
+            # A reading takes milliseconds, but many of them if processors are contended; and a leak
             # does not wait.
             while self._observer.reading is not None and not reading.done():
                 await asyncio.wait({reading}, timeout=self._observer.interval())

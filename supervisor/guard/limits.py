@@ -1,4 +1,4 @@
-"""Limits: from what was set and what was found to the numbers in force, each with its reason."""
+"""Limits in force, computed from settings and readings, each with its reason."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ SETTING = "the setting memory.limit"
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A number of bytes and where it comes from."""
+    """Number of bytes, and the reason for it."""
 
     bytes: int
     reason: str
@@ -27,8 +27,8 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits that memory has to fit into, less a reserve; and below how much of it left which level
-    begins. In bytes."""
+    """Limit that memory has to fit into, a reserve below it, and the amounts of memory left below
+    which each level begins. In bytes."""
 
     limit: Explained
     reserve: Explained
@@ -38,8 +38,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Budget of one worker: over `growth` it is recycled when it can be, over `hard` it is ended at
-    once. `max_rss` bounds what it shares and its growth together, mapped files aside."""
+    """Budget of one worker: over `growth` it is recycled when possible, over `hard` it is ended at
+    once. `max_rss` bounds its shared memory and its growth together, without mapped files."""
 
     growth: Explained
     hard: Explained
@@ -49,14 +49,14 @@ class Budget:
 def bounds_of(
     reading: MemoryReading, settings: MemorySettings, tree_used: int
 ) -> tuple[Bound, ...]:
-    """Everything that bounds our memory: what was set, against what our own processes use; the
-    machine and the cgroups, against what everyone in them does."""
+    """Return everything that bounds our memory: the setting, against the use of our own processes;
+    the machine and the cgroups, against the use of everyone in them."""
     set_limit = () if settings.limit is None else (Bound(SETTING, settings.limit, tree_used),)
     return (*set_limit, *reading.bounds)
 
 
 def find_limits(bounds: tuple[Bound, ...], settings: MemorySettings) -> Limits:
-    """Return the smallest limit, and what follows from it."""
+    """Return the smallest limit, and the values that follow from it."""
     smallest = min(bounds, key=lambda bound: bound.limit)
     limit = smallest.limit
     if settings.reserve is not None:
@@ -78,9 +78,9 @@ def find_limits(bounds: tuple[Bound, ...], settings: MemorySettings) -> Limits:
 def find_budget(
     settings: MemorySettings, left: int | None, workers: int, shared: int = 0
 ) -> Budget:
-    """Return the budget of each of `workers`. `left`: bytes that the model has left to be shared
-    out; None before it is loaded, when only what was set counts. `shared`: what a worker holds of
-    the model from birth."""
+    """Return the budget of each of `workers`. `left`: bytes that are left beside the model, to be
+    shared; None before it is loaded, when only the setting counts. `shared`: memory of the model
+    that a worker holds from its start."""
     if settings.budget is not None:
         growth = Explained(settings.budget, "the setting workers.budget")
     elif left is None:
@@ -101,14 +101,15 @@ def find_budget(
 
 
 def _max_rss(wanted: int | None, shared: int) -> Explained | None:
-    """Below what a worker is born with, every one would be ended at birth, for ever."""
+    """Return the bound, raised above what a worker holds from its start: otherwise each worker
+    would be ended as soon as it started."""
     if wanted is None:
         return None
     least = shared + _BUDGET_LEAST
     if shared and wanted < least:
         return Explained(
             least,
-            f"debug.max_rss is {in_units(wanted)}, and a worker is born with {in_units(shared)}",
+            f"debug.max_rss is {in_units(wanted)}, and a worker starts with {in_units(shared)}",
         )
     return Explained(wanted, "debug.max_rss")
 
@@ -121,7 +122,7 @@ def _share(limit: int, share: float, least: int, most: int) -> int:
 
 
 def explain_limits(settings: MemorySettings) -> dict[str, Explained]:
-    """Explain what the guard would keep to before a model is loaded, by the names of the
+    """Explain the limits that the guard would enforce before a model is loaded, by the names of the
     settings."""
     limits = find_limits(bounds_of(MemoryReader().read(), settings, 0), settings)
     budget = find_budget(settings, None, 1)
@@ -131,7 +132,7 @@ def explain_limits(settings: MemorySettings) -> dict[str, Explained]:
 
 
 def find_headroom(settings: MemorySettings) -> Headroom:
-    """Return what there is for a model."""
+    """Return the memory for a model."""
     bounds = bounds_of(MemoryReader().read(), settings, 0)
     limits = find_limits(bounds, settings)
     left = min(bound.headroom for bound in bounds) - limits.reserve.bytes
@@ -139,5 +140,5 @@ def find_headroom(settings: MemorySettings) -> Headroom:
 
 
 def limit_in_words(limits: Limits) -> str:
-    """For a sentence about what does not fit."""
+    """Describe the limit, for a sentence about something that does not fit."""
     return f"{in_units(limits.limit.bytes)} is the limit ({limits.limit.reason})"

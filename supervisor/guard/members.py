@@ -1,4 +1,4 @@
-"""The pools that a guard looks after, and all their processes as one set."""
+"""Members: the pools that a guard looks after, and all their processes as one set."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,7 +11,7 @@ from supervisor.spool import JobInput
 
 
 class Member:
-    """A pool as the guard sees it, with what its jobs and streams have taught."""
+    """A pool as the guard sees it, with estimates learned from its jobs and streams."""
 
     def __init__(self, lifecycle: ProcessLifecycle, slots: int) -> None:
         self.lifecycle = lifecycle
@@ -21,15 +21,16 @@ class Member:
         self.stream_need = StreamNeed()
 
     def waiting_inputs(self) -> Iterable[JobInput]:
-        """Inputs of the jobs that wait for a worker."""
+        """Return the inputs of jobs that wait for a worker."""
         return ()
 
     def memory_eased(self) -> None:
-        """Called after each reading: more may begin than before."""
+        """Do what has become possible: called after each reading, when more may begin than
+        before."""
 
 
 class Members:
-    """All of them, and the helpers beside them. Iterating gives each member."""
+    """Members of a guard, and the helpers beside them. Iterating gives each member."""
 
     def __init__(self) -> None:
         self._members: list[Member] = []
@@ -48,18 +49,18 @@ class Members:
 
     @property
     def slots(self) -> int:
-        """Workers that there should be, of the pools whose model is loaded, or of all."""
+        """Number of workers that there should be, of the pools whose model is loaded, or of all."""
         loaded = sum(m.slots for m in self._members if m.lifecycle.live_server() is not None)
         return loaded or sum(m.slots for m in self._members)
 
     @property
     def workers(self) -> list[WorkerHandle]:
-        """Everyone's."""
+        """Workers of all pools."""
         return [worker for member in self._members for worker in member.lifecycle.workers]
 
     @property
     def servers(self) -> list[ForkServerHandle]:
-        """All that run, loaded or not."""
+        """Fork servers that run, loaded or not."""
         return [server for member in self._members for server in member.lifecycle.servers]
 
     @property
@@ -70,16 +71,16 @@ class Members:
 
     @property
     def loading(self) -> bool:
-        """A model is being loaded."""
+        """True if a model is being loaded."""
         return any(not server.loaded.done() for server in self.servers)
 
     @property
     def busy(self) -> bool:
-        """A worker has something to do."""
+        """True if a worker has something to do."""
         return any(worker.busy for worker in self.workers)
 
     def helper_around(self, pid: int) -> Helper | None:
-        """Return the helper that is `pid`, or is above it."""
+        """Return the helper that is `pid`, or an ancestor of it."""
         return next((h for h in self.helpers if h.is_above(pid)), None)
 
     @property
@@ -89,10 +90,10 @@ class Members:
         return [server for server in found if server is not None]
 
     def of(self, worker: WorkerHandle) -> Member | None:
-        """Return the pool that the worker is of."""
+        """Return the pool of the worker."""
         return next((m for m in self._members if worker in m.lifecycle.workers), None)
 
     def replaceable(self, worker: WorkerHandle) -> bool:
-        """There is a fork server to make another worker for it."""
+        """Return whether there is a fork server to make a replacement."""
         member = self.of(worker)
         return member is not None and member.lifecycle.live_server() is not None

@@ -1,7 +1,7 @@
-"""Readings of our processes and of what bounds them, and quick looks in between.
+"""Readings of our processes and of their limits, and quick looks in between.
 
 Readings that take more than microseconds are made in a thread of their own. A look reads one
-counter a process, and what the kernel calls available.
+counter for each process, and the kernel's figure of available memory.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class _Looked:
 
 
 class Observer:
-    """Call `read` once before anything else, and `close` at the end."""
+    """Observer of memory. Call `read` once before anything else, and `close` at the end."""
 
     def __init__(
         self,
@@ -68,30 +68,30 @@ class Observer:
         self._reap_strangers = reap_strangers
         self._spools = spools
         self.left_alone: tuple[int, ...] = ()
-        """Processes below us that, with all below them, are looked after elsewhere."""
+        """Processes below us that, with all below them, have a guard of their own."""
         self.elsewhere: Callable[[], int] = lambda: 0
-        """Bytes that a process holds which is to make room for us."""
+        """Bytes of another process that is about to end."""
         self.accounting = Accounting()
         self.budgets = Budgets(settings, members, self.accounting)
         self.polling = Polling(members, self.accounting)
         self.meter = WaitingMeter()
         self.reading: MemoryReading | None = None
-        """The last whole one."""
+        """The last full reading."""
         self.resources: tuple[ResourceReading, ...] = ()
         self.threads: dict[int, int] = {}
-        """By pid, how many each process has."""
+        """Number of threads of each process, by pid."""
         self.below: dict[int, frozenset[int]] = {}
-        """What the models' loaders have started, by the pid of their fork servers."""
+        """Processes that the models' loaders have started, by the pid of their fork servers."""
         self.helpers: set[int] = set()
-        """What was below us at the last whole reading and was no fork server or worker then; but
-        for those that were ended since."""
+        """Processes below us at the last full reading that were neither fork servers nor workers,
+        without those that were ended since."""
         self._ending: set[int] = set()
-        """Helpers that were ended, for as long as they are there."""
+        """Helpers that were ended and have not gone yet."""
         self._zombies: frozenset[int] = frozenset()
         self.orphans: frozenset[int] = frozenset()
-        """Processes below us that ended a while ago, and that nobody has asked how."""
+        """Processes below us that ended a while ago and were not reaped."""
         self._bounds: tuple[Bound, ...] = ()
-        """At the last reading."""
+        """Bounds at the last reading."""
         self._held_at_reading = 0
         self._looked = self._at_reading = _Looked(0, 0)
         self._looked_around_at = -1e9
@@ -100,7 +100,7 @@ class Observer:
         self._limits_looked_at = 0.0
         self._available = KernelFile(MEMINFO)
         self._counters: dict[Path, KernelFile] = {}
-        """Of what is charged to the cgroups that have a limit."""
+        """Counters of memory charged to the cgroups that have a limit."""
         self._reader = Reader(spools.limits.directory if spools else None)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
 
@@ -114,7 +114,7 @@ class Observer:
     # --- looking --------------------------------------------------------------------------------
 
     async def read(self) -> None:
-        """Make a whole reading, in the thread."""
+        """Make a full reading, in the thread."""
         now = time.monotonic()
         exact = self.polling.exact_due(now)
         servers = [server.pid for server in self._members.servers if server.running]
@@ -132,8 +132,8 @@ class Observer:
             self.polling.exact_read(now, reading.exact_cost_s)
         if reading.resources is not None:
             self._take_resources(reading.resources)
-            # Whoever waits for a process asks in the same turn of the loop in which it ends. But
-            # a child of others in this process may be waited for at any time.
+            # A waiter of this program reaps a process in the turn of the loop in which it ends. But
+            # other code in this process may wait for its children at any time.
             zombies = reading.zombies if self._reap_strangers else reading.zombies_of_ours
             self.orphans = self._zombies & zombies
             self._zombies = zombies
@@ -143,22 +143,22 @@ class Observer:
         self._ending &= found
         self.helpers = found - self._ending
         for pid, size in self._spools_in_memory().items():
-            spools[pid] = max(size, spools.get(pid, 0))  # whichever the reading has caught
+            spools[pid] = max(size, spools.get(pid, 0))  # whichever the reading has counted
         self._take(reading, spools)
         self._bounds = self.bounds()
         self.budgets.update(self._bounds)
 
     def interval(self) -> float:
-        """Seconds until the next look."""
+        """Return the seconds until the next look."""
         return self.polling.interval(self._bounds)
 
     def look(self) -> tuple[int, int]:
-        """A quick look: by how much our processes have grown since the last reading, and the
+        """Look quickly: return how much our processes have grown since the last reading, and the
         bytes that are left now."""
         now = time.monotonic()
         self.accounting.look(now)
         grown = self.accounting.total_unreclaimable() - self._held_at_reading
-        # What others take is looked at less often, unless they could use it up by then.
+        # Memory of other processes is looked at less often, unless they could use it up by then.
         far = self._looked.available > _LOOK_AROUND_S * FASTEST_GROWTH
         if not far or now - self._looked_around_at >= _LOOK_AROUND_S:
             self._looked, self._looked_around_at = self._look_around(), now
@@ -178,8 +178,8 @@ class Observer:
                     self._counters[path] = KernelFile(path)
 
     def outdated(self, grown: int) -> bool:
-        """A whole reading is due at once: there is a process without an account, a limit
-        was set anew, or somebody else in our cgroups has taken or cached much."""
+        """Return whether a full reading is due at once: a process has no account, a limit was
+        changed, or other processes in our cgroups have taken or cached much."""
         if any(process.pid not in self.accounting.known() for process in self._members.processes):
             return True
         if self.accounting.uncertain() or self._limits_moved():
@@ -194,24 +194,23 @@ class Observer:
         return self.polling.unexplained
 
     def _limits_moved(self) -> bool:
-        """Tell whether somebody has set a cgroup's limit anew. This costs too much to ask at every
-        look."""
+        """Return whether a cgroup's limit was changed. This costs too much to ask at every look."""
         now = time.monotonic()
         if now - self._limits_looked_at < _LIMITS_EVERY_S:
             return False
         self._limits_looked_at = now
-        with contextlib.suppress(OSError):  # what cannot be read has not moved
+        with contextlib.suppress(OSError):  # a file that cannot be read has not moved
             return [read_file(path) for path in self._limit_files] != self._limits_at_reading
         return False
 
     def run(self, function: Callable[[], None]) -> None:
-        """Run something in the thread, when it is free."""
+        """Run a function in the thread, when it is free."""
         asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     # --- what is known --------------------------------------------------------------------------
 
     def bounds(self) -> tuple[Bound, ...]:
-        """Everything that bounds our memory."""
+        """Return everything that bounds our memory."""
         assert self.reading is not None
         return bounds_of(self.reading, self._settings, self.used() + self.elsewhere())
 
@@ -220,7 +219,8 @@ class Observer:
         return min(self.bounds(), key=lambda bound: bound.left)
 
     def used(self) -> int:
-        """Return what our processes and spools hold and cannot drop, counted once."""
+        """Return the unreclaimable memory of our processes and spools, with shared memory counted
+        once."""
         return self.accounting.used() + (self._spools.usage().memory_bytes if self._spools else 0)
 
     def resource(self, name: str) -> ResourceReading | None:
@@ -228,7 +228,8 @@ class Observer:
         return next((reading for reading in self.resources if reading.name == name), None)
 
     def spools_refused(self) -> str | None:
-        """Explain why what has no room in memory cannot be held on the disk, in words."""
+        """Explain why an upload that has no room in memory cannot be held on the disk; return None
+        if it can."""
         if self._spools is None:
             return None
         if (why := self._reader.spools_refused) is not None:
@@ -240,12 +241,12 @@ class Observer:
     # --- taking readings in ---------------------------------------------------------------------
 
     def helper_ended(self, pid: int) -> None:
-        """Forget a helper that was ended: nothing more can be had of it."""
+        """Forget a helper that was ended: it has no more memory to free."""
         self._ending.add(pid)
         self.helpers.discard(pid)
 
     def _spools_in_memory(self) -> dict[int, int]:
-        """Bytes of the input of each worker's job, by pid."""
+        """Return the bytes of the input of each worker's job that are in memory, by pid."""
         found = ((w.pid, w.job.spool) for w in self._members.workers if w.job is not None)
         return {pid: s.size for pid, s in found if isinstance(s, Spool) and s.in_memory}
 
@@ -266,7 +267,7 @@ class Observer:
             pid, spool = process.pid, spools.get(process.pid, 0)
             born_with = born.get(pid, 0)
             if pid in born and not born_with:
-                born_with = held[pid]  # just forked, and not ready yet: all of it is shared
+                born_with = held[pid]  # just forked and not ready yet: all of it is shared
             self.accounting.take(now, process, born_with, family=families.get(pid, 0), spool=spool)
         if reading.exact is not None:
             living = {server.pid for server in self._members.servers if server.running}
@@ -283,7 +284,7 @@ class Observer:
         self.meter.take(now, work, reading.memory.refaults)
         self.budgets.learn_of_streams()
         self.reading = reading.memory
-        # What was looked at since the reading counts as growth since then.
+        # Looks made since the reading count as growth since then.
         self._held_at_reading = sum(held[pid] for pid in self.accounting.known())
         self._keep_counters(usage_files(reading.memory))
         self._at_reading = self._look_around()

@@ -1,5 +1,7 @@
-"""What to do about memory: a pure function from the state so far and the situation now to the
-state from now on and the actions to take. Nothing here reads or kills."""
+"""The memory policy: a pure function from a state and a situation to a new state and actions.
+
+Nothing here reads or kills.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -10,40 +12,41 @@ from supervisor.guard.starvation import NO_WAITING, Waiting
 from supervisor.sizes import in_units
 
 WORTH_IT = 8 * MIB
-"""Ending a process that has grown by less brings nothing."""
+"""Least growth, in bytes, for which a process is ended to free memory."""
 
 MOST_THREADS = 64
-"""Of a worker in a sandbox: with them it could use up the processes of a cgroup or a user."""
+"""Threads that a sandboxed worker may have: more could use up the processes of a cgroup or a
+user."""
 
 _LEAVE_FACTOR = 1.5
-"""A level is left when there is this much more than what it was entered for..."""
+"""Factor of a level's threshold above which memory must be left for the level to end..."""
 _LEAVE_S = 2.0
-"""...for as long as this."""
+"""...for as many seconds as this."""
 _SOON_S = 0.2
-"""What would be used up sooner than this at the present rate is an emergency."""
+"""Seconds: memory that would be used up sooner, at the present rate, is an emergency."""
 _TRIM_EVERY_S = 30.0
 _RECYCLE_EVERY_S = 0.5
 _KILL_EVERY_S = 0.5
 
 STARVED_SHARE = 0.1
-"""A model is starved when so much of its workers' time goes into reading its pages again."""
+"""Share of the workers' time spent reading pages of the model again, from which it counts as
+starved."""
 THRASHING_SHARE, _CALMER_SHARE = 0.75, 0.5
-"""When a starved model's workers wait for so much of their time, again or for the first time, the
-disk is what there is too little of, and fewer of them get more done. Below, one waits while another
-computes (measured in docs/decisions.md)."""
+"""Shares of the workers' time spent waiting for pages. Above the first the disk is the bottleneck,
+and fewer workers get more done. Below the second one worker computes while another waits (measured
+in docs/decisions.md)."""
 _STARVED_ENTER_S, _STARVED_LEAVE_S = 2.0, 10.0
 _CONCURRENCY_STEP_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker as the policy sees it. Bytes; `rate` in bytes a second.
+    """A worker as the policy sees it, in bytes; `rate` in bytes per second.
 
-    `growth` is its own, `unreclaimable` also what it shares with its parent; mapped files are in
-    neither.
-    `replaceable`: there is a fork server to make another. `extra`: what it may grow by beyond the
-    budget, for streams beside the first; `hard`: the budget that what it works on has begun with,
-    None for that of now; `threads`: of a worker in a sandbox, how many it has.
+    `growth` is its own, `unreclaimable` includes memory shared with its parent; mapped files are in
+    neither. `replaceable`: there is a fork server to make another. `extra`: growth allowed beyond
+    the budget, for streams beside the first; `hard`: the budget with which its current work began,
+    None for the present one; `threads`: number of threads of a worker in a sandbox.
     """
 
     pid: int
@@ -69,7 +72,8 @@ class LoadView:
 
 @dataclass(frozen=True, slots=True)
 class HelperView:
-    """Another process below the supervisor, such as one that prepares a model: not needed now."""
+    """Process below the supervisor that can be ended and repeated, such as one that prepares a
+    model."""
 
     pid: int
     unreclaimable: int
@@ -77,8 +81,8 @@ class HelperView:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """One moment. `left`: bytes until the tightest limit less the reserve; negative when the
-    reserve is being used. `waiting`: what the workers' time of the last seconds went into."""
+    """Situation at one moment. `left`: bytes until the tightest limit less the reserve; negative
+    when the reserve is being used. `waiting`: the workers' waits in the last seconds."""
 
     time: float
     left: int
@@ -92,10 +96,10 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """State that the policy remembers, and that holds until it decides again.
+    """State that the policy remembers until it decides again.
 
-    `concurrency` is how many workers may work at once, of the `workers` there are;
-    `starved_concurrency` is 0 where all may.
+    `concurrency` is how many of the `workers` may work at once; `starved_concurrency` is 0 where
+    all may.
     """
 
     workers: int
@@ -112,17 +116,17 @@ class GuardState:
 
     @property
     def takes_work(self) -> bool:
-        """New jobs may come."""
+        """True if new jobs may come in."""
         return self.level < Level.CRITICAL
 
     @property
     def takes_streams(self) -> bool:
-        """New jobs of unknown length may come."""
+        """True if new jobs of unknown length may come in."""
         return self.level == Level.NORMAL
 
     @property
     def spools_in_memory(self) -> bool:
-        """Whether what arrives may be held in memory."""
+        """True if uploads may be held in memory."""
         return self.level == Level.NORMAL
 
     @property
@@ -135,7 +139,7 @@ class GuardState:
 
 @dataclass(frozen=True, slots=True)
 class Recycle:
-    """The worker leaves: now if it is idle, else after its job."""
+    """Action: the worker leaves, now if it is idle, else after its job."""
 
     pid: int
     reason: str
@@ -143,9 +147,12 @@ class Recycle:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The worker, loading fork server or helper is ended now; a worker's job runs again elsewhere.
-    `intent`: `BUDGET` where it had more than its own, `SHORTAGE` where it is ended for what it can
-    give to the others, `SANDBOX` for what no worker may do."""
+    """Action: the worker, loading fork server or helper is ended now; a worker's job runs again on
+    another.
+
+    `intent`: `BUDGET` if it exceeded its own budget, `SHORTAGE` if it is ended to free memory for
+    the others, `SANDBOX` for something that no worker may do.
+    """
 
     pid: int
     reason: str
@@ -154,7 +161,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """Every process gives back what it has freed."""
+    """Action: every process returns freed memory to the kernel."""
 
 
 Action = Recycle | End | Trim
@@ -162,14 +169,14 @@ Action = Recycle | End | Trim
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The state from now on, and what to do."""
+    """New state, and actions to take."""
 
     state: GuardState
     actions: tuple[Action, ...]
 
 
 def decide(state: GuardState, now: Situation) -> Decision:
-    """Look at the budgets, then at what is left, then at the file cache."""
+    """Decide about the budgets, then about the memory left, then about the file cache."""
     actions = _one_kill([action for worker in now.workers if (action := _keep(worker, now))], now)
     state = _starvation(_levels(state, now), now)
     touched = {action.pid for action in actions if not isinstance(action, Trim)}
@@ -189,8 +196,8 @@ def decide(state: GuardState, now: Situation) -> Decision:
 
 
 def _one_kill(actions: list[Action], now: Situation) -> list[Action]:
-    """Of the workers over their budgets, end the largest: the others are looked at again when it is
-    known what that has brought."""
+    """Keep one of several kills, of the largest worker: the others are decided again when its
+    effect is known."""
     growth = {worker.pid: worker.growth for worker in now.workers}
     kills = [action for action in actions if isinstance(action, End)]
     largest = max(kills, key=lambda kill: growth[kill.pid], default=None)
@@ -198,13 +205,13 @@ def _one_kill(actions: list[Action], now: Situation) -> list[Action]:
 
 
 def _keep(worker: WorkerView, now: Situation) -> Action | None:
-    """One worker and its own budget, whatever else there is."""
+    """Return the action for a worker that exceeds its own limits; None if it does not."""
     budget = now.budget
     if worker.threads > MOST_THREADS:
         reason = f"it had {worker.threads} threads, and {MOST_THREADS} are allowed"
         return End(worker.pid, reason, Intent.SANDBOX)
     hard = (budget.hard.bytes if worker.hard is None else worker.hard) + worker.extra
-    # One that has nothing to do can leave by itself.
+    # A worker without work can leave by itself.
     at_rest = not worker.busy and not worker.leaving and worker.replaceable
     if worker.growth > hard and not at_rest:
         return End(
@@ -228,7 +235,7 @@ def _keep(worker: WorkerView, now: Situation) -> Action | None:
 
 
 def _levels(state: GuardState, now: Situation) -> GuardState:
-    """Up at once, down one by one after a while."""
+    """Return the state with its level: raised at once, lowered one by one after a while."""
     below = {Level.PRESSURE: now.limits.pressure_below, Level.CRITICAL: now.limits.critical_below}
     worst = max((lvl for lvl, bytes_ in below.items() if now.left < bytes_), default=Level.NORMAL)
     if worst > state.level:
@@ -242,7 +249,8 @@ def _levels(state: GuardState, now: Situation) -> GuardState:
 
 
 def _emergency(now: Situation) -> bool:
-    """Asking politely would take too long. By what is left now: the level says what was."""
+    """Return whether a polite request would take too long, judged by the memory left now: the level
+    may be out of date."""
     if now.left >= now.limits.pressure_below:
         return False
     rates = [worker.rate for worker in now.workers] + [load.rate for load in now.loading]
@@ -254,7 +262,7 @@ def _emergency(now: Situation) -> bool:
 def _relieve(
     state: GuardState, now: Situation, workers: tuple[WorkerView, ...], *, emergency: bool
 ) -> Action | None:
-    """The one step that brings most and costs least."""
+    """Return the one action that frees most and costs least; None if there is none."""
     left = f"{in_units(max(0, now.left))} were left of {in_units(now.limits.limit.bytes)}"
     rested = now.time - state.killed_at >= _KILL_EVERY_S
     helper = max(now.helpers, key=lambda helper: helper.unreclaimable, default=None)
@@ -264,10 +272,10 @@ def _relieve(
         )
     fat = sorted((w for w in workers if w.growth > WORTH_IT), key=lambda w: w.growth)
     if emergency:
-        # What grows is what has to stop; otherwise what is large.
+        # What grows has to stop; otherwise the largest is ended.
         running = [w for w in fat if w.busy or not w.leaving]
         victim = max(running, key=lambda w: w.rate * _SOON_S + w.growth, default=None)
-        # What a death gives back has to show first, unless this one will not wait.
+        # Wait for the memory of the last kill to show, unless this worker is too fast.
         headroom = now.left + now.limits.reserve.bytes
         if victim is not None and (rested or victim.rate * _SOON_S > headroom):
             return End(
@@ -295,8 +303,8 @@ def _relieve(
 
 
 def _starvation(state: GuardState, now: Situation) -> GuardState:
-    """Pages of the model that are taken back and read again. Where most of the time goes into
-    that, fewer workers at once, step by step, and step by step back."""
+    """Return the state with starvation: whether the model's pages are evicted and read again. If
+    that takes most of the time, fewer workers run at once, step by step, and step by step back."""
     if now.waiting.lost < STARVED_SHARE:
         return _fed(replace(state, starving_since=None), now)
     since = now.time if state.starving_since is None else state.starving_since
@@ -313,7 +321,8 @@ def _starvation(state: GuardState, now: Situation) -> GuardState:
 
 
 def _fed(state: GuardState, now: Situation) -> GuardState:
-    """The pages stay: over after a while, with all workers at work again."""
+    """Return the state without starvation: it ends after a while, with all workers at work
+    again."""
     if not state.starved:
         return replace(state, fed_since=None)
     since = now.time if state.fed_since is None else state.fed_since

@@ -1,6 +1,6 @@
-"""When the guard looks and when it reads.
+"""Polling: when the guard looks and when it reads.
 
-A look costs microseconds, one counter a process; a whole reading takes milliseconds, in a thread;
+A look costs microseconds, one counter per process; a full reading takes milliseconds, in a thread;
 an exact one walks the page tables of every process. At rest all are less frequent.
 """
 
@@ -15,15 +15,15 @@ READ_EVERY_S, READ_AT_REST_EVERY_S = 1.0, 5.0
 LOOK_EVERY_S = 0.05
 LOOK_AT_REST_EVERY_S, LEAST_AT_REST_S = 0.5, 0.1
 LEAST_INTERVAL_S, LEAST_IF_GROWING_S = 0.025, 0.005
-"""A look wakes a processor that may be idle, which costs more than the look: near a limit, too,
-there are forty a second, until something grows."""
+"""Intervals near a limit. A look wakes a processor that may be idle, which costs more than the
+look: near a limit, too, there are forty a second, until something grows."""
 _GROWING, _CLOSER = 50e6, 5
-"""Bytes a second, from which on looks are so many times closer."""
+"""Bytes per second of growth from which on looks are this many times closer."""
 FASTEST_GROWTH = 5e9
-"""Bytes a second: about as fast as the kernel hands out huge pages."""
+"""Bytes per second: about as fast as the kernel hands out huge pages."""
 _EXACT_EVERY_S, _EXACT_AT_REST_EVERY_S = 10.0, 60.0
 _EXACT_SHARE = 0.001
-"""The share of a core that exact readings may take, where processes are large."""
+"""Share of a core that exact readings may take, if processes are large."""
 _EXACT_SPACING_S = 1.0
 _EXACT_IF_UNEXPLAINED_S = 0.25
 
@@ -35,16 +35,17 @@ class Polling:
         self._members = members
         self._accounting = accounting
         self.unexplained = False
-        """More was taken than our processes seem to have: they are to be read exactly."""
+        """True if more memory was taken than our processes seem to have: they are to be read
+        exactly."""
         self._exact_at, self._exact_cost_s = -1e9, 0.0
 
     def at_rest(self) -> bool:
-        """No worker has anything to do, no helper runs, and no model is being loaded."""
+        """Return whether no worker has work, no helper runs, and no model is being loaded."""
         return not (self._members.busy or self._members.helpers or self._members.loading)
 
     def interval(self, bounds: Iterable[Bound]) -> float:
-        """Seconds until the next look: less than the fastest growth would take to use up what is
-        left of any of `bounds`."""
+        """Return the seconds until the next look: less than the fastest growth would take to use up
+        what is left of any of `bounds`."""
         if self._members.loading:
             return LEAST_INTERVAL_S / 2
         in_time = min((bound.left for bound in bounds), default=0) / FASTEST_GROWTH
@@ -55,12 +56,12 @@ class Polling:
         return max(LEAST_INTERVAL_S, min(LOOK_EVERY_S, in_time))
 
     def reading_every_s(self, level: Level) -> float:
-        """Seconds between two whole readings, when nothing happens."""
+        """Return the seconds between two full readings, when nothing happens."""
         calm = level is Level.NORMAL and not self._accounting.outdated and self.at_rest()
         return READ_AT_REST_EVERY_S if calm else READ_EVERY_S
 
     def exact_due(self, now: float) -> bool:
-        """Whether the next reading has to be exact."""
+        """Return whether the next reading has to be exact."""
         passed = now - self._exact_at
         usual = _EXACT_AT_REST_EVERY_S if self.at_rest() else _EXACT_EVERY_S
         return (
@@ -70,6 +71,6 @@ class Polling:
         )
 
     def exact_read(self, now: float, cost_s: float) -> None:
-        """An exact reading was made at `now`, and took `cost_s` of a core."""
+        """Record an exact reading made at `now`, which took `cost_s` of a core."""
         self._exact_at, self._exact_cost_s = now, cost_s
         self.unexplained = False

@@ -1,5 +1,4 @@
-"""All that is read at once, in a thread of the guard's own: memory, processes, and what else can
-run out."""
+"""Full readings, made in the guard's thread: memory, processes, and other resources."""
 
 import os
 import time
@@ -30,31 +29,32 @@ _RESOURCES_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class FullReading:
-    """All that is read in the thread."""
+    """Full reading, as made in the thread."""
 
     memory: MemoryReading
     processes: tuple[ProcessMemory, ...]
     exact: tuple[PreciseMemory, ...] | None
-    """Of some of `processes`, made just after them."""
+    """Exact readings of some of `processes`, made just after them."""
     exact_cost_s: float
     resources: tuple[ResourceReading, ...] | None
     zombies: frozenset[int]
     zombies_of_ours: frozenset[int]
-    """Those of them that were seen below a fork server, a worker or a helper before."""
+    """Zombies that were seen below a fork server, a worker or a helper before."""
     below: Mapping[int, frozenset[int]]
-    """What is below each fork server and helper."""
+    """Processes below each fork server and helper."""
     ran: Mapping[int, float]
-    """Seconds that each fork server and worker has run, or waited for a processor, where known."""
+    """Seconds that each fork server and worker has run or waited for a processor, where known."""
 
 
 class Reader:
-    """Lives in the guard's thread. `spool_directory`: whose disk is looked at too."""
+    """Reader that lives in the guard's thread. `spool_directory`: directory of the spools, whose
+    disk is read, too."""
 
     def __init__(self, spool_directory: Path | None) -> None:
         self._memory = MemoryReader()
         self._spool_directory = spool_directory
         self.spools_refused: str | None = None
-        """Why nothing can be held there, as of the last look."""
+        """Reason why nothing can be stored there, as of the last reading; None if something can."""
         self._helpers: list[int] = []
         self._slow_at = -1e9
         self._seen_below: frozenset[int] = frozenset()
@@ -68,9 +68,9 @@ class Reader:
         exact: bool,
         but: Collection[int] = (),
     ) -> FullReading:
-        """The fork servers and workers, what is below the servers, and all else found in the last
-        second below us, `helpers` or not; `but`: not these, nor what is below them. Raises
-        `OSError` where something of it cannot be known."""
+        """Read the fork servers and workers, the processes below the servers, and all others found
+        below us in the last second, `helpers` or not. `but`: processes to leave out, with all below
+        them. Raises `OSError` if something cannot be known."""
         now, me = time.monotonic(), os.getpid()
         known = (*servers, *workers)
         below = {pid: frozenset(descendants(pid)) for pid in (*servers, *helpers)}
@@ -109,8 +109,8 @@ class Reader:
     def _others(
         self, me: int, but: Collection[int], servers: Collection[int]
     ) -> tuple[frozenset[int], list[int]]:
-        """Return what is below us beside those: the zombies, and the helpers. A process in the
-        group of a fork server is a worker that is just being born, and no helper."""
+        """Return the other processes below us: the zombies, and the helpers. A process in the group
+        of a fork server is a worker that is just being forked, and not a helper."""
         zombies, helpers = set(), []
         for pid in descendants(me, but):
             if (standing := read_standing(pid)) is None:

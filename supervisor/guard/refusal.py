@@ -1,5 +1,5 @@
-"""Whether a job may come in, and whether it may begin: pure functions of what it is likely to need
-and of what there is."""
+"""Rules of admission: whether a job may come in, and whether it may begin, as pure functions of its
+expected needs and of what there is."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,8 @@ from supervisor.sizes import in_units
 
 _LONGEST_RETRY_S = 60.0
 _HOPELESS = 1.5
-"""By how much a job's own time must miss its deadline; one that may just be done is tried."""
+"""Factor by which a job's own time must exceed its deadline to be refused; one that may just be
+done is tried."""
 _LEAST_DESCRIPTORS_FREE = 32
 _DESCRIPTORS_SHARE = 0.05
 _LEAST_DISK_FREE = 64 * 1024 * 1024
@@ -25,10 +26,10 @@ _DISK_SHARE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A job that wants to come in. None: not known yet."""
+    """Needs of a job that asks to be admitted. None: not known yet."""
 
     units: float | None = None
-    """Its size, such as seconds of audio."""
+    """Size of the job, such as seconds of audio."""
     input_bytes: int | None = None
     deadline_s: float | None = None
     stream: bool = False
@@ -36,12 +37,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """Supply of everything that can run out. Bytes, except where named otherwise; None: not known.
+    """Supply of everything that can run out, in bytes except where named otherwise; None: not
+    known.
 
     `left`: until the tightest limit; `reserved`: promised to jobs that have not used it yet;
     `capacity`: what would be left if nothing of ours ran; `ever`: how much a worker could grow with
-    all that the limits allow, whoever has it now, None for what it can now; `stream_need`: what one
-    more stream is likely to take; `slots`: workers of the asker's pool.
+    all that the limits allow, None if that is `most`; `stream_need`: the expected growth by one
+    more stream; `slots`: workers of the asker's pool.
     """
 
     state: GuardState
@@ -67,17 +69,17 @@ class Supply:
 
     @property
     def most(self) -> int:
-        """Bytes that a worker can grow by now, with nothing else of ours going on."""
+        """Bytes that a worker can grow now, with nothing else of ours running."""
         return min(self.capacity, self.most_growth)
 
     @property
     def most_ever(self) -> int:
-        """Bytes that a worker can grow by here at all."""
+        """Bytes that a worker can grow here at all."""
         return self.most if self.ever is None else self.ever
 
     def wait_s(self, units: float) -> float | None:
-        """Return how long it would take to finish what is here and `units` more, at today's
-        pace."""
+        """Return the seconds it would take to finish all admitted jobs and `units` more, at the
+        present pace; None if that is not known."""
         if self.s_per_unit is None:
             return None
         return (
@@ -88,8 +90,8 @@ class Supply:
 
 
 def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
-    """Explain why the job may not come in; None if it may. `certain`: its growth in bytes, where
-    jobs alike have shown it."""
+    """Explain why the job cannot be admitted; return None if it can. `certain`: its growth in
+    bytes, if similar jobs have shown it."""
     return (
         never(ask, supply, certain)
         or _not_by_memory(ask, supply, certain)
@@ -99,18 +101,19 @@ def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
 
 
 def may_begin(expected: int, supply: Supply, *, alone: bool) -> bool:
-    """A job that is in may start now. One at a time always may, unless memory is critical and
-    something else is still running."""
+    """Return whether an admitted job may start now. One at a time always may, unless memory is
+    critical and something else is still running."""
     return alone or (expected <= supply.headroom and supply.state.takes_work)
 
 
 def disk_reserve(total: int) -> int:
-    """Bytes of a file system that spools leave alone."""
+    """Return the bytes of a file system that spools leave free."""
     return min(_LEAST_DISK_FREE, int(total * _DISK_SHARE))
 
 
 def never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
-    """Explain why the job could not be done here however long one waited; None if it could."""
+    """Explain why the job could not be done here however long one waited; return None if it
+    could."""
     most = supply.most_ever
     if certain is not None and certain > most:
         return TooLarge(
@@ -192,6 +195,6 @@ def _not_in_time(ask: Ask, supply: Supply) -> PoolError | None:
 
 
 def _retry_after(supply: Supply) -> float:
-    """Return when what is here now is likely to be done."""
+    """Return the seconds after which the present jobs are likely to be done."""
     wait_s = supply.wait_s(0.0)
     return 2.0 if wait_s is None else min(_LONGEST_RETRY_S, max(1.0, wait_s))

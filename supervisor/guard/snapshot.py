@@ -1,4 +1,4 @@
-"""What is known at one moment, as the policy and the history see it."""
+"""Snapshots: what is known at one moment, for the policy and the history."""
 
 import os
 import time
@@ -84,13 +84,13 @@ class Snapshots:
         )
 
     def mapped(self) -> int:
-        """The most file cache that one of the models' processes has mapped and in RAM."""
+        """Return the most file cache that one of the models' processes has mapped and resident."""
         pids = (process.pid for process in self._members.processes)
         return max((self._accounting.of(pid).mapped for pid in pids), default=0)
 
     def missing(self) -> str:
-        """Return how much more memory the models' mapped pages would need, in words; empty where no
-        model is loaded."""
+        """Describe how much more memory the models' mapped pages would need; empty if no model is
+        loaded."""
         reports = [server.report() for server in self._members.live_servers]
         if not reports:
             return ""

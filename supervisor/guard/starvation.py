@@ -1,8 +1,8 @@
-"""How much of the workers' time goes into waiting for memory: for pages of the model that were
-taken back and have to be read again.
+"""Starvation: the share of the workers' time spent waiting for pages of the model that were evicted
+and have to be read again.
 
-A count of faults does not tell: a tenth of a millisecond each on a fast disk, ten on a slow one. So
-time is what is measured, and faults only say what it was spent on.
+A count of faults does not tell: a fault takes a tenth of a millisecond on a fast disk and ten on a
+slow one. So time is measured, and faults only tell what it was spent on.
 """
 
 from collections import deque
@@ -12,16 +12,17 @@ from dataclasses import dataclass
 _WINDOW_S = 3.0
 _LEAST_WORK_S = 0.5
 _LEAST_FAULTS = 10.0
-"""A second; at the ten milliseconds that the slowest disks take, a tenth of the time."""
+"""Faults per second below which nothing is starved: at ten milliseconds each, as on the slowest
+disks, a tenth of the time."""
 _FAULT_S = 1e-4
-"""What a fault takes where the kernel does not tell how long a process has run."""
+"""Assumed seconds per fault where the kernel does not tell how long a process has run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Of the last seconds. `faults` (major ones, of workers) and `refaults` (of file cache, in our
-    cgroup or machine) per second of work; `share` of the time of work in which a worker neither ran
-    nor waited for a processor."""
+    """Waits in the last seconds: `faults` (major ones, of workers) and `refaults` (of file cache,
+    in our cgroup or machine) per second of work; `share` of the working time in which a worker
+    neither ran nor waited for a processor."""
 
     faults: float = 0.0
     refaults: float = 0.0
@@ -29,10 +30,10 @@ class Waiting:
 
     @property
     def lost(self) -> float:
-        """The share of the time of work that goes into reading pages again.
+        """Share of the working time spent reading pages again.
 
-        A page that is read for the first time is a major fault, but no refault; one that somebody
-        else reads again is a refault, but none of our faults.
+        A page that is read for the first time is a major fault, but not a refault; a page that
+        another process reads again is a refault, but not a fault of ours.
         """
         if self.faults < _LEAST_FAULTS:
             return 0.0
@@ -44,7 +45,7 @@ NO_WAITING = Waiting()
 
 @dataclass(frozen=True, slots=True)
 class WorkReading:
-    """One worker, since its birth: seconds that it has had a job, seconds that it ran or waited
+    """Work of one worker since it started: seconds that it had a job, seconds that it ran or waited
     for a processor (None: not known), and its major faults."""
 
     pid: int
@@ -63,7 +64,7 @@ class _Totals:
 
 
 class WaitingMeter:
-    """Adds up readings over a window of seconds."""
+    """Sums of readings over a window of seconds."""
 
     def __init__(self) -> None:
         self._before: dict[int, WorkReading] = {}
@@ -74,7 +75,7 @@ class WaitingMeter:
         """Seconds of work in which a worker neither ran nor waited for a processor, so far."""
 
     def take(self, time: float, workers: Iterable[WorkReading], refaults: int) -> None:
-        """Readings of all workers there are, and the count of refaults, at `time` (seconds)."""
+        """Add readings of all workers, and the count of refaults, at `time` (seconds)."""
         last = self._window[-1]
         now = {worker.pid: worker for worker in workers}
         work_s = last.work_s
@@ -96,7 +97,7 @@ class WaitingMeter:
             self._window.popleft()
 
     def waiting(self) -> Waiting:
-        """Of the last seconds; nothing where there was hardly any work."""
+        """Return the waits in the last seconds; zeros if there was hardly any work."""
         first, last = self._window[0], self._window[-1]
         worked = last.work_s - first.work_s
         if worked < _LEAST_WORK_S:

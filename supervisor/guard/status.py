@@ -14,8 +14,8 @@ from supervisor.readings.resources import ResourceReading
 
 @dataclass(frozen=True, slots=True)
 class GuardStatus:
-    """Knowledge of the guard at one moment. Bytes; `left` until the tightest bound less the
-    reserve, `reserved` promised to jobs that have not used it yet."""
+    """State of the guard at one moment, in bytes: `left` until the tightest bound less the reserve,
+    `reserved` promised to jobs that have not used it yet."""
 
     state: GuardState
     limits: Limits
@@ -34,7 +34,7 @@ class GuardStatus:
     memory: MemoryReading
     resources: tuple[ResourceReading, ...]
     spools_refused: str | None
-    """Why what has no room in memory cannot be held on the disk, in words."""
+    """Reason why an upload that has no room in memory cannot be held on the disk."""
 
     @property
     def headroom(self) -> int:
@@ -45,7 +45,7 @@ class GuardStatus:
 def read_status(
     state: GuardState, observer: Observer, snapshots: Snapshots, admission: AdmissionControl
 ) -> GuardStatus | None:
-    """Read what is known now; None before the first reading."""
+    """Return what is known now; None before the first reading."""
     if observer.reading is None:
         return None
     return GuardStatus(

@@ -1,4 +1,4 @@
-"""Waiting for something to become true, among things that say when they have changed."""
+"""Notifications of changes, for conditions that are waited for."""
 
 import asyncio
 import contextlib
@@ -6,21 +6,21 @@ from collections.abc import Callable
 
 
 class Changes:
-    """Change notifications, one for all that belongs together."""
+    """Notifications for a group of conditions."""
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
         self._to_look = False
 
     def notify(self) -> None:
-        """Something that an `until` may wait for has changed, or is about to before the loop goes
-        on. Who still waits for something else is not woken."""
+        """Announce that a condition of an `until` has changed, or will before the loop continues.
+        Only waiters whose condition holds are woken."""
         if self._waiting and not self._to_look:
             self._to_look = True
             asyncio.get_running_loop().call_soon(self._look)
 
     async def until(self, predicate: Callable[[], bool]) -> None:
-        """Wait until `predicate` holds; it is asked again after every change."""
+        """Wait until `predicate` holds; it is called again after every change."""
         while not predicate():
             waiting = asyncio.get_running_loop().create_future()
             self._waiting[waiting] = predicate
@@ -33,7 +33,8 @@ class Changes:
         self._to_look = False
         for waiting, predicate in list(self._waiting.items()):
             true = True
-            with contextlib.suppress(Exception):  # who waits asks again, and hears of it
+            # the waiter calls it again, and gets its exception
+            with contextlib.suppress(Exception):
                 true = predicate()
             if true and not waiting.done():
                 waiting.set_result(None)

@@ -1,4 +1,4 @@
-"""Tasks that must go on, and steps that must all be taken: what fails is logged."""
+"""Tasks that must keep running, and steps that must all be taken; failures are logged."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ _PAUSE_S = 1.0
 
 
 def each_of(*steps: Callable[[], object]) -> None:
-    """Take every step, whatever the ones before have raised."""
+    """Take every step, even if earlier ones raise."""
     for step in steps:
         try:
             step()
@@ -28,7 +28,8 @@ class Tasks:
         self._lasting: set[asyncio.Future[None]] = set()
 
     def keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run it for ever: where it fails, which it should not, it is logged and begins again."""
+        """Run it until `close`: if it fails, which it should not, that is logged and it starts
+        again."""
         self._lasting.add(self._start(name, self._again_and_again(name, run)))
 
     def once(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -36,13 +37,13 @@ class Tasks:
         self._start(name, self._logged(name, run))
 
     def wholly(self, name: str, run: Callable[[], Awaitable[None]]) -> Awaitable[None]:
-        """Run it to its end, even if whoever waits for that is cancelled; a failure is theirs."""
+        """Run it to its end, even if the waiter is cancelled, who also gets its failure."""
         task = self._start(name, run())
         task.add_done_callback(retrieve)
         return asyncio.shield(task)
 
     def alive(self) -> bool:
-        """Tell whether all tasks that are to go on run."""
+        """Return whether all tasks that are to keep running do."""
         return bool(self._lasting) and not any(task.done() for task in self._lasting)
 
     async def close(self) -> None:
@@ -69,7 +70,7 @@ class Tasks:
         except Exception:
             log.critical("task.failed", task=name, exc_info=True)
         except asyncio.CancelledError:
-            # What `run` waits for may have been cancelled, and not this task.
+            # A future that `run` waits for may have been cancelled, and not this task.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
@@ -77,6 +78,6 @@ class Tasks:
 
 
 def retrieve(task: "asyncio.Future[None]") -> None:
-    """Retrieve a failure that nobody may be waiting for any more: it is no news to the loop."""
+    """Retrieve a failure that may have no waiter any more, so that the loop does not log it."""
     if not task.cancelled():
         task.exception()

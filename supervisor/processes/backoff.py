@@ -1,10 +1,10 @@
-"""How long to wait before trying again: at once the first time, then longer and longer."""
+"""Delays before another attempt: none the first time, then longer and longer."""
 
 
 class Backoff:
     """Delays of 0, first, 2 * first, ... up to `longest` seconds.
 
-    A success that lasts `forgiven_after_s` starts the series anew.
+    After a success that lasts `forgiven_after_s` the series starts again.
     """
 
     def __init__(self, first_s: float, longest_s: float, forgiven_after_s: float) -> None:
@@ -15,11 +15,11 @@ class Backoff:
 
     @property
     def failures(self) -> int:
-        """Failures in a row."""
+        """Number of failures in a row."""
         return self._failures
 
     def failed(self, lasted_s: float) -> float:
-        """Return how many seconds to wait after a failure that took `lasted_s` seconds to come."""
+        """Return the seconds to wait after a failure that came after `lasted_s` seconds."""
         if lasted_s >= self._forgiven_after_s:
             self._failures = 0
         delay = 0.0

@@ -11,12 +11,12 @@ from pathlib import Path
 from supervisor.settings import Allocator
 
 JEMALLOC_CONF = "narenas:1,dirty_decay_ms:60000,muzzy_decay_ms:60000"
-"""A worker has one thread, lives long, and uses its memory again at once: one arena, and freed
-pages kept for a minute. Measured in docs/decisions.md."""
+"""Settings of jemalloc. A worker has one thread, lives long, and soon uses its memory again: one
+arena, and freed pages are retained for a minute. Measured in docs/decisions.md."""
 
 JEMALLOC_HUGE_PAGES = ",thp:always"
 GLIBC_HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""Each allocator's own way to transparent huge pages."""
+"""Settings with which the allocators use transparent huge pages."""
 
 _PRELOAD = "LD_PRELOAD"
 
@@ -25,14 +25,14 @@ _LIBRARY_DIRECTORIES = ("/usr/lib", "/usr/lib64", "/lib", "/usr/local/lib")
 
 @dataclass(frozen=True, slots=True)
 class AllocatorChoice:
-    """Which allocator a fork server gets, by which variables."""
+    """Allocator of a fork server, and the environment variables that select it."""
 
     name: str
     variables: Mapping[str, str]
 
 
 class AllocatorMissing(Exception):
-    """jemalloc was asked for by name and is not on this machine."""
+    """Error: jemalloc was requested by name and is not installed."""
 
 
 def choose_allocator(
@@ -49,15 +49,15 @@ def choose_allocator(
         return AllocatorChoice("jemalloc", variables)
     if wanted is Allocator.JEMALLOC:
         raise AllocatorMissing(
-            "allocator is jemalloc, and libjemalloc.so.2 is not installed "
+            "the setting allocator is jemalloc, but libjemalloc.so.2 is not installed "
             "(Debian: apt-get install libjemalloc2)"
         )
     return AllocatorChoice("glibc", {"GLIBC_TUNABLES": GLIBC_HUGE_PAGES} if huge_pages else {})
 
 
 def process_environment(*layers: Mapping[str, str]) -> dict[str, str]:
-    """Return the layers on top of each other. What a later one preloads comes before what an
-    earlier one does, and does not take its place (`LD_PRELOAD`, ld.so(8))."""
+    """Merge layers, later ones on top. A library that a later layer preloads comes before those of
+    earlier layers, and does not replace them (`LD_PRELOAD`, ld.so(8))."""
     merged: dict[str, str] = {}
     for layer in layers:
         preloaded = [part for part in (layer.get(_PRELOAD), merged.get(_PRELOAD)) if part]
@@ -78,7 +78,7 @@ def find_jemalloc() -> str | None:
 
 
 def allocator_in_use() -> str:
-    """Return the allocator of this very process, by what is mapped into it."""
+    """Return the allocator of this process, by the libraries that are mapped into it."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     if "libjemalloc" in maps:
         return "jemalloc"

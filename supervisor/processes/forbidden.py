@@ -1,5 +1,5 @@
-"""What a worker's sandbox has stopped: the kernel holds a forbidden call and tells of it here
-(seccomp_unotify(2), linux/seccomp.h)."""
+"""Forbidden calls of a worker: the kernel holds them and reports them here (seccomp_unotify(2),
+linux/seccomp.h)."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,18 @@ from pathlib import Path
 from supervisor.wire.messages import ProtocolError
 
 _RECEIVE = 0xC0502100
-"""SECCOMP_IOCTL_NOTIF_RECV: _IOWR('!', 0, struct seccomp_notif)."""
+"""Request SECCOMP_IOCTL_NOTIF_RECV: _IOWR('!', 0, struct seccomp_notif)."""
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
-"""Id, pid, flags; number of the call, architecture, instruction, arguments."""
+"""Notification: id, pid, flags; number of the call, architecture, instruction, arguments."""
 
 _PATHS = {"open": 0, "creat": 0, "unlink": 0, "rename": 0, "execve": 0, "openat": 1, "unlinkat": 1}
-"""Which argument is a path."""
+"""Index of the argument that is a path."""
 _MOST_PATH_BYTES = 200
 
 
 class ForbiddenCalls:
-    """Owns `listener`; `on_call` gets the name of each call, and the path that it was for. The call
-    is not answered: its process waits until it is ended."""
+    """Reader of forbidden calls. It owns `listener`; `on_call` gets the name of each call, with the
+    path if it has one. The call is not answered: its process waits until it is ended."""
 
     def __init__(self, listener: int, on_call: Callable[[str], None]) -> None:
         self._listener = listener
@@ -35,12 +35,12 @@ class ForbiddenCalls:
         self._poll.register(listener, select.POLLIN)
         try:
             asyncio.get_running_loop().add_reader(listener, self._told)
-        except OSError as error:  # a file, and no listener
+        except OSError as error:  # an ordinary file, not a listener
             os.close(listener)
             raise ProtocolError(f"Ready with another descriptor: {error}") from error
 
     def _told(self) -> None:
-        # Before Linux 6.11 receiving from a process that has ended would wait for ever.
+        # Before Linux 6.11, receiving from a process that has ended would block forever.
         (_, events), *_ = self._poll.poll(0) or [(0, 0)]
         if not events & select.POLLIN:
             if events:
@@ -50,7 +50,7 @@ class ForbiddenCalls:
         try:
             fcntl.ioctl(self._listener, _RECEIVE, told)
         except OSError:
-            self._on_call("what its sandbox forbids, and interrupted the call")
+            self._on_call("a forbidden system call and interrupted it")
             return
         _, pid, _, number, architecture, _, *arguments = _NOTIFICATION.unpack(told)
         name = _name(architecture, number)
@@ -58,7 +58,7 @@ class ForbiddenCalls:
         self._on_call(f"{name} of {path!r}" if path else name)
 
     def close(self) -> None:
-        """May be called twice."""
+        """Close the listener. May be called twice."""
         if self._listener >= 0:
             asyncio.get_running_loop().remove_reader(self._listener)
             os.close(self._listener)
@@ -66,8 +66,8 @@ class ForbiddenCalls:
 
 
 def _path(pid: int, address: int) -> str:
-    """Return what the waiting process has there; empty where it may not be read."""
-    # An address may be any number, and none that a file can be read at.
+    """Return the path in the waiting process's memory at `address`; empty if it cannot be read."""
+    # The address may be any number, and one at which nothing can be read.
     with contextlib.suppress(OSError, OverflowError, ValueError):
         with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
             found = os.pread(memory.fileno(), _MOST_PATH_BYTES, address)
@@ -76,10 +76,10 @@ def _path(pid: int, address: int) -> str:
 
 
 def _name(architecture: int, number: int) -> str:
-    """As the manual calls it; the library that made the filter knows."""
+    """Return the name of a system call, from the library that made the filter."""
     with contextlib.suppress(OSError, AttributeError):
         resolve = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_num_arch
         resolve.restype = ctypes.c_void_p
         if found := resolve(ctypes.c_uint32(architecture), ctypes.c_int(number)):
-            return ctypes.string_at(found).decode("ascii")  # its few bytes are not given back
+            return ctypes.string_at(found).decode("ascii")  # its few bytes are not freed
     return f"call {number}"

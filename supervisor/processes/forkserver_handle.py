@@ -1,4 +1,4 @@
-"""A fork server as the supervisor sees it: started by exec, asked for forks, and its end."""
+"""Handle of a fork server: started by exec, asked for forks, and its end."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ log = get_logger("supervisor")
 
 
 class ForkServerLost(Exception):
-    """The fork server died, or failed, before it did what was asked; `death` says how, if it has
+    """End or failure of the fork server before it did what was asked; `death` tells how, if it has
     ended."""
 
     def __init__(self, message: str, death: Death | None = None) -> None:
@@ -53,7 +53,7 @@ class ForkServerLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StartingWorker:
-    """A worker just forked: its process, our end of its channel, its page and its output."""
+    """Worker just forked: its process, our end of its channel, its page and its output."""
 
     pid: int
     pidfd: int
@@ -63,7 +63,7 @@ class StartingWorker:
 
 
 class ForkServerHandle(Process):
-    """One fork server, from exec to exit. `loaded` and `ended` are futures to wait for."""
+    """Handle of a fork server, from exec to exit. `loaded` and `ended` are futures to wait for."""
 
     def __init__(
         self,
@@ -73,7 +73,8 @@ class ForkServerHandle(Process):
         evidence: OomEvidence,
         clock: LoopClock,
     ) -> None:
-        """Raises `OSError`, or what `encoded` raises for options that cannot be carried."""
+        """Start the process. Raises `OSError`, or what `encoded` raises for options that cannot be
+        encoded."""
         loop = asyncio.get_running_loop()
         self._clock = clock
         self.target = target
@@ -81,7 +82,7 @@ class ForkServerHandle(Process):
         self.ended: asyncio.Future[Death] = loop.create_future()
         self._forks: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self.retired = False
-        """It makes room: a worker that it still forks is to leave at once."""
+        """True if it is being replaced: a worker that it still forks is to leave at once."""
         self._tickets = itertools.count(1)
         self._hang_s = settings.hang_s
 
@@ -96,7 +97,8 @@ class ForkServerHandle(Process):
             settings.sandbox,
         )
         encoded(load, to_fork_server)
-        # Ours, since one that is killed while it loads removes nothing.
+        # The supervisor owns the directory, since a process that is killed while it loads removes
+        # nothing.
         self._scratch = Scratch()
         popen: subprocess.Popen[bytes] | None = None
         ours: socket.socket | None = None
@@ -107,7 +109,7 @@ class ForkServerHandle(Process):
                 popen = subprocess.Popen(
                     [sys.executable, "-P", "-m", "supervisor.child", *map(str, arguments)],
                     stdin=subprocess.DEVNULL,
-                    # A group of its own: whatever it leaves is known by that.
+                    # A group of its own, by which the processes that it leaves are known.
                     process_group=0,
                     pass_fds=(theirs.fileno(),),
                     env=process_environment(os.environ, allocator.variables, target.environment),
@@ -128,11 +130,12 @@ class ForkServerHandle(Process):
 
     @property
     def forking(self) -> bool:
-        """A fork was asked for and is not there yet."""
+        """True while a requested fork is pending."""
         return bool(self._forks)
 
     async def fork(self) -> StartingWorker:
-        """A new worker. Raises `ForkServerLost`, or `OSError` where the kernel refuses the fork."""
+        """Fork a new worker. Raises `ForkServerLost`, or `OSError` if the kernel refuses the
+        fork."""
         if self.ended.done():
             raise ForkServerLost(self.ended.result().sentence)
         ticket = next(self._tickets)
@@ -145,7 +148,7 @@ class ForkServerHandle(Process):
             page = Page(os.dup(page_fd))
             made.callback(page.close)
             ours, theirs = channel_pair()
-            made.callback(ours.close)  # a worker that was born reads end-of-file and leaves
+            made.callback(ours.close)  # a worker that was forked reads end-of-file and leaves
             self._forks[ticket] = future
             try:
                 with theirs:
@@ -167,16 +170,16 @@ class ForkServerHandle(Process):
         return StartingWorker(pid, pidfd, ours, page, output)
 
     def trim(self) -> None:
-        """Ask it to give back what it has freed."""
+        """Ask it to return freed memory to the kernel."""
         self._channel.send(Trim())
 
     def kill_all(self, intent: Intent, reason: str) -> None:
-        """SIGKILL for it and for what the model has started while it loads."""
+        """Send SIGKILL to it and to the processes that the model has started while it loads."""
         self.kill(intent, reason)
         kill_group(self.pid)
 
     def close(self) -> None:
-        """Ask it to end: it reads end-of-file. It gets a second for it."""
+        """Ask it to end by closing the channel; it is killed unless it ends within a second."""
         self.outcome.ask(Intent.SHUTDOWN)
         self._channel.close()
         self.kill_soon(Intent.SHUTDOWN)
@@ -209,9 +212,9 @@ class ForkServerHandle(Process):
                 else:
                     future.set_result((message.pid, fds[0]))
             case ForkFailed():
-                self._settle_fork(message.ticket, OSError(message.error))
+                self._fail_fork(message.ticket, OSError(message.error))
 
-    def _settle_fork(self, ticket: int, error: Exception) -> None:
+    def _fail_fork(self, ticket: int, error: Exception) -> None:
         future = self._forks.get(ticket)
         if future is not None and not future.done():
             future.set_exception(error)
@@ -229,8 +232,8 @@ class ForkServerHandle(Process):
         if not self.loaded.done():
             message = f"{death.sentence} while loading the model"
             self.loaded.set_exception(ForkServerLost(message, death))
-        self.loaded.exception()  # it is only for those that wait
+        self.loaded.exception()  # so that asyncio does not log it if it has no waiter
         for ticket in list(self._forks):
-            self._settle_fork(ticket, ForkServerLost(death.sentence))
+            self._fail_fork(ticket, ForkServerLost(death.sentence))
         self.ended.set_result(death)
         self._scratch.remove_later()

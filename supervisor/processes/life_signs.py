@@ -1,11 +1,11 @@
-"""Signs of life of a worker, as its page shows them and as its supervisor's clock counts."""
+"""Signs of life of a worker, read from its page and timed by the loop's clock."""
 
 from supervisor.loop.clock import LoopClock
 from supervisor.wire.page import Page
 
 
 class LifeSigns:
-    """Owns `page`. Seconds are those of the loop's clock."""
+    """Signs of life. It owns `page`; seconds are those of the loop's clock."""
 
     def __init__(self, page: Page, clock: LoopClock) -> None:
         self._page: Page | None = page
@@ -16,19 +16,20 @@ class LifeSigns:
 
     @property
     def at_hand(self) -> int:
-        """Number of the job or stream that the worker was working for when last seen, by its own
-        account; 0 for none."""
+        """Number of the job or stream that the worker was working on when last seen, as it says; 0
+        for none."""
         return self._at_hand if self._page is None else self._page.at_hand
 
     def silent_s(self) -> float:
-        """Seconds since the heartbeat was first seen as it is now."""
+        """Return the seconds since the heartbeat was first seen as it is now."""
         now, heartbeat = self._clock.now(), 0 if self._page is None else self._page.heartbeat
         if heartbeat != self._heartbeat:
             self._heartbeat, self._seen_at = heartbeat, now
         return now - self._seen_at
 
     def overdue_s(self, *, expected: bool) -> float:
-        """Seconds for which something has been `expected` of the worker without a break."""
+        """Return the seconds for which something has been `expected` of the worker without a
+        break."""
         if not expected:
             self._expected_since = None
             return 0.0
@@ -38,7 +39,7 @@ class LifeSigns:
         return now - self._expected_since
 
     def close(self) -> None:
-        """Unmap the page, keeping what it showed last. May be called twice."""
+        """Unmap the page, remembering its last content. May be called twice."""
         if self._page is not None:
             self._at_hand = self._page.at_hand
             self._page.close()

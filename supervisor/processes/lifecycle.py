@@ -1,4 +1,4 @@
-"""The process lifecycle: a loaded fork server at all times, whatever dies and whatever is to be
+"""The process lifecycle: a loaded fork server at all times, whatever ends and whatever is to be
 loaded next.
 
 The slots manage its workers.
@@ -32,7 +32,8 @@ log = get_logger("supervisor")
 
 
 class ProcessLifecycle:
-    """Keeps the processes. Use as `async with`; entering returns while the model loads."""
+    """Lifecycle of fork servers and workers. Use as `async with`; the model loads after
+    entering."""
 
     def __init__(
         self,
@@ -44,19 +45,19 @@ class ProcessLifecycle:
         evidence: OomEvidence,
         clock: LoopClock,
     ) -> None:
-        """`headroom`: what there is for a model. `history` is told of deaths, `evidence` asked
-        about them."""
+        """Create the lifecycle. `headroom`: what there is for a model; `evidence`: for causes of
+        death."""
         self.settings = settings
         self.server: ForkServerHandle | None = None
-        """The newest fork server that has loaded; it may have ended."""
+        """Newest fork server that has loaded; it may have ended."""
         self.deaths = Deaths(history, evidence)
         self.load_failures = 0
         self.load_error: Exception | None = None
-        """Why the last load failed; None if it did not."""
+        """Error of the last load; None if it succeeded."""
         self.not_renewed: str | None = None
-        """Why the last change of models came to nothing; None if it did not, or there was none."""
+        """Reason why the last change of models failed; None if it did not, or there was none."""
         self._wanted, self.answered = 0, 0
-        """Changes of models that were asked for, and those of them that have ended, well or not."""
+        """Numbers of changes of models that were requested, and that have ended, well or not."""
         self._headroom = headroom
         self._clock = clock
         self.changes = Changes()
@@ -64,7 +65,7 @@ class ProcessLifecycle:
             settings, owner, self.deaths, self.changes, clock, self.live_server
         )
         self.workers = self._slots.workers
-        """All that run, and those of whom it is not known yet that they do not."""
+        """Workers that run, and those whose end is not known yet."""
         self._backoff = Backoff(first_s=0.5, longest_s=30.0, forgiven_after_s=60.0)
         self._loading_since = 0.0
         self._unready_because = "the model is not loaded yet"
@@ -73,7 +74,7 @@ class ProcessLifecycle:
             target, settings, self.deaths, self.changes, clock, self._tasks, self.workers
         )
         self.servers = self.loader.servers
-        """All that run: the one that serves, those that load, those whose last worker leaves."""
+        """Fork servers that run: the one that serves, those that load, those that are ending."""
 
     async def __aenter__(self) -> "ProcessLifecycle":
         become_subreaper()
@@ -89,7 +90,7 @@ class ProcessLifecycle:
             await self.loader.close()
 
     def unready_reason(self) -> str | None:
-        """Explain why no worker is able now; None if one is."""
+        """Explain why no worker is able now; return None if one is."""
         if self._slots.able():
             return None
         if self.live_server() is None:
@@ -97,41 +98,42 @@ class ProcessLifecycle:
         return self._slots.failing_reason() or "the workers are being started"
 
     def alive(self) -> bool:
-        """Tell whether its tasks run."""
+        """Return whether its tasks run."""
         return self._tasks.alive()
 
     def hopeless(self) -> bool:
-        """No worker is able, and it will take longer than the milliseconds of a replacement."""
+        """Return whether no worker is able, and none will be within milliseconds."""
         if self.unready_reason() is None:
             return False
         return self.live_server() is None or self._slots.all_fail()
 
     def live_server(self) -> ForkServerHandle | None:
-        """The loaded fork server, if it lives and nobody has ended it."""
+        """Return the loaded fork server, if it runs and was not ended by us."""
         server = self.server
         if server is None or server.ended.done() or server.outcome.forced is not Intent.NONE:
             return None
         return server
 
     def loaded(self) -> Loaded | None:
-        """Return what the live fork server told when its model was in memory."""
+        """Return the message of the live fork server about its loaded model."""
         server = self.live_server()
         return server.loaded.result() if server else None
 
     def report(self) -> dict[str, Any]:
-        """Return what the loaded model tells about itself; empty while there is none."""
+        """Return what the loaded model reports about itself; empty if there is none."""
         loaded = self.loaded()
         return loaded.report if loaded else {}
 
     def renew(self) -> int:
-        """Load the target anew, beside the one that serves, and move over to it; if it cannot be
-        loaded, all stays as it is. Once `answered` has reached what is returned, it is over."""
+        """Load the target again, beside the model that serves, and move over to it; if it cannot be
+        loaded, everything stays as it is. The change is done once `answered` has reached the
+        returned number."""
         self._wanted += 1
         self.changes.notify()
         return self._wanted
 
     def discard(self, reason: str) -> None:
-        """Discard the fork server that serves, and its workers: load the target anew, now."""
+        """Discard the fork server that serves, with its workers; load the target again at once."""
         if (server := self.live_server()) is None:
             return
         server.kill(Intent.SHUTDOWN)
@@ -156,7 +158,7 @@ class ProcessLifecycle:
                 )
 
     async def _load_first(self) -> None:
-        """There is none: load the target, or sleep on it."""
+        """Load the target if there is no fork server, or wait after a failure."""
         if self.server is not None:
             death = await asyncio.shield(self.server.ended)
             self._unready_because = f"{death.sentence}; the model is being loaded again"
@@ -174,7 +176,7 @@ class ProcessLifecycle:
         self._answer(wanted)
 
     async def _change(self, before: ForkServerHandle) -> None:
-        """Load the target beside `before`, or after it where both do not fit."""
+        """Load the target beside `before`, or after it if both do not fit."""
         wanted = self._wanted
         self._loading_since = self._clock.now()
         try:
@@ -183,7 +185,7 @@ class ProcessLifecycle:
                 before = now
                 await self._make_room(before, target)
             server = await self.loader.load(target)
-            # Where there is something to go back to, workers that die at birth are a failure, too.
+            # If there is a model to return to, workers that die at their start are a failure, too.
             first = await self._slots.try_out(server) if self.live_server() else None
             self._install(server)
             if first is not None:
@@ -199,8 +201,8 @@ class ProcessLifecycle:
         self._answer(wanted)
 
     async def _unless_it_dies(self, find: Callable[[], Awaitable[Target]]) -> Target:
-        """A target may take long to be found: that is no reason to be without the one that there
-        was, should its fork server die meanwhile."""
+        """Find a target. Finding it may take long: if the fork server that serves ends meanwhile,
+        its model is loaded again."""
         finding = asyncio.ensure_future(find())
         try:
             while not finding.done():
@@ -225,8 +227,7 @@ class ProcessLifecycle:
         self.changes.notify()
 
     async def _make_room(self, before: ForkServerHandle, target: Target) -> None:
-        """Let the one that serves go first where both do not fit, with its workers, after their
-        jobs."""
+        """Unload the model that serves first if both do not fit, after its workers' jobs."""
         headroom = await self._headroom()
         if target.needs is None or target.needs <= headroom.now:
             return
@@ -243,7 +244,7 @@ class ProcessLifecycle:
         await asyncio.shield(before.ended)
 
     async def _go_back(self, before: ForkServerHandle) -> bool:
-        """Load the one that had to go again; False if that fails too."""
+        """Load the former model again; return False if that fails, too."""
         if before.outcome.asked is not Intent.SHUTDOWN:
             return False
         log.warning("model.rollback_started")
@@ -255,7 +256,7 @@ class ProcessLifecycle:
         return True
 
     async def _sleep_after_failure(self, reason: str, wanted: int) -> None:
-        """Sleep for a while, or until `renew` is called; after a refusal only that ends it."""
+        """Wait for a while, or until `renew` is called; after a refusal, only for `renew`."""
         delay: float | None = max(self._backoff.failed(0.0), 0.5)
         if isinstance(self.load_error, LoadRefused):
             delay = None
@@ -270,7 +271,7 @@ class ProcessLifecycle:
                 await self.changes.until(lambda: self._wanted > self.answered)
 
     def _install(self, server: ForkServerHandle) -> None:
-        """Move the slots to it one by one; the one before ends when its last worker has left."""
+        """Move the slots to a fork server; the former one ends when its last worker has left."""
         before, self.server = self.live_server(), server
         if before is not None:
             ending = functools.partial(self._end_when_childless, before)

@@ -1,4 +1,5 @@
-"""Loading a model: a fork server for a target, and what is left where one has ended."""
+"""Loading a model: starting a fork server for a target, and cleaning up after one that has
+ended."""
 
 import asyncio
 import contextlib
@@ -21,20 +22,20 @@ from supervisor.settings import PoolSettings, Target, TargetSource, TargetUnavai
 log = get_logger("supervisor")
 
 _LEAVE_S = 1.0
-"""How long a process may take to leave when the pool closes, before it is killed."""
+"""Seconds that a process may take to leave when the pool closes, before it is killed."""
 _END_S = 5.0
-"""How long it is waited for after that."""
+"""Seconds to wait for its end after that."""
 _CLEAR_TRIES, _CLEAR_PAUSE_S = 50, 0.02
 
 CANNOT_LOAD = (
     *(ForkServerLost, LoadRefused, TargetUnavailable, OSError),
     *(TypeError, ValueError, OverflowError, RecursionError),  # options that cannot be carried
 )
-"""What stands in the way of a load: the model, its target, or the machine."""
+"""Errors that prevent a load: of the model, its target, or the machine."""
 
 
 class Loader:
-    """Starts fork servers, and keeps those that run."""
+    """Starts fork servers, and holds those that run."""
 
     def __init__(
         self,
@@ -56,13 +57,14 @@ class Loader:
         self._jemalloc = find_jemalloc()
         self.allocator = choose_allocator(settings.allocator, self._jemalloc).name
         self.servers: set[ForkServerHandle] = set()
-        """All that run: the one that serves, those that load, those whose last worker leaves."""
+        """Fork servers that run: the one that serves, those that load, those whose last workers are
+        leaving."""
         self._left: set[ForkServerHandle] = set()
         """Fork servers that have ended, and may have left processes."""
         self.closing = False
 
     async def find_target(self) -> Target:
-        """Find what to load. Raises `TargetUnavailable`."""
+        """Find the target to load. Raises `TargetUnavailable`."""
         if not callable(self._target):
             return self._target
         try:
@@ -102,7 +104,7 @@ class Loader:
             "sandbox": loaded.sandbox or "off",
             "sandbox_missing": loaded.sandbox_missing or None,
         }
-        # What a model reports may have any name, and ours come first.
+        # A model may report any names; ours take precedence.
         reported = {name: value for name, value in loaded.report.items() if name != "event"}
         log.info("model.loaded", **(reported | facts))
         return server
@@ -116,7 +118,8 @@ class Loader:
         self._deaths.died("fork server", server.ended.result(), server.outcome.reason)
 
     async def _clear_after(self, server: ForkServerHandle) -> None:
-        """Processes that the model had started are left to us."""
+        """Wait until the workers of a fork server have gone, then end the processes that its model
+        had started."""
         self._left.add(server)
         await self._changes.until(lambda: all(w.server is not server for w in self._workers))
         await self._clear(server)

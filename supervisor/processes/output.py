@@ -1,5 +1,5 @@
-"""What a worker writes to its standard output and error: a pipe of its own, since a descriptor that
-it shares with the supervisor is one that it can truncate or block."""
+"""Standard output and error of a worker: a pipe of its own, since it could truncate or block a
+descriptor that it shares with the supervisor."""
 
 import contextlib
 import os
@@ -9,15 +9,15 @@ _PIPE_BYTES = 64 * 1024
 
 
 class WorkerOutput:
-    """The pipe, whose writing end goes to the worker."""
+    """Pipe whose writing end goes to the worker."""
 
     def __init__(self) -> None:
-        """Raises `OSError`."""
+        """Open the pipe. Raises `OSError`."""
         self._reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def take(self) -> str:
-        """Read what is there, and return the end of it. A worker that writes faster than it is read
-        loses the rest."""
+        """Read what is there, and return the end of it. If a worker writes faster than it is read,
+        the rest is lost."""
         with contextlib.suppress(OSError):
             return os.read(self._reader, _PIPE_BYTES)[-_LAST_BYTES:].decode("utf-8", "replace")
         return ""

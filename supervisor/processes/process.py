@@ -1,4 +1,5 @@
-"""A process held by its pidfd: never a signal to a recycled pid, never a guessed exit status."""
+"""A process held by its pidfd: signals never reach a recycled pid, and exit statuses are never
+guessed."""
 
 import asyncio
 import contextlib
@@ -10,21 +11,21 @@ from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.deaths.outcome import Outcome
 
 _LEAVE_S = 1.0
-"""How long a process may take to end after its channel was closed."""
+"""Seconds that a process may take to end after its channel was closed."""
 _STUCK_S = 5.0
-"""A process that has not ended so long after SIGKILL is not waited for any more."""
+"""Seconds after SIGKILL for which a process is waited for."""
 
 
 class Process:
-    """A child of this process, and its end; owns `pidfd`. One of `_on_exit` and `_on_stuck` is
+    """Child of this process, and its end; owns `pidfd`. One of `_on_exit` and `_on_stuck` is
     called, or both if a process that was stuck ends later."""
 
     def __init__(self, role: str, pid: int, pidfd: int, evidence: OomEvidence) -> None:
         self.pid = pid
         self.running = True
-        """It has not ended."""
+        """True until it has ended."""
         self.stuck = False
-        """It cannot be ended, and is not waited for any more."""
+        """True if it cannot be ended, and is not waited for any more."""
         self.outcome = Outcome(role, pid, evidence)
         self._pidfd = pidfd
         self._loop = asyncio.get_running_loop()
@@ -38,11 +39,11 @@ class Process:
 
     @property
     def ending(self) -> bool:
-        """Whether it is being ended, or has ended: no sign of life is expected of it."""
+        """True if it is being ended or has ended: no sign of life is expected of it."""
         return not self.running or self.outcome.forced is not Intent.NONE
 
     def kill(self, intent: Intent, reason: str = "") -> None:
-        """Send SIGKILL, remembering why; the first reason counts."""
+        """Send SIGKILL, and remember why; the first reason counts."""
         if self.ending:
             return
         self.outcome.force(intent, reason)
@@ -55,11 +56,11 @@ class Process:
         self._loop.call_later(_LEAVE_S, self.kill, intent, reason)
 
     def channel_failed(self, reason: Exception | None) -> None:
-        """End a process whose channel cannot be used any more; None: it has closed its end."""
+        """End a process whose channel cannot be used any more. None: it has closed its end."""
         if reason is not None:
             self.kill(Intent.PROTOCOL, str(reason))
         else:  # it is about to exit; a stopped one would not
-            self.kill_soon(Intent.PROTOCOL, "it had closed its channel and went on")
+            self.kill_soon(Intent.PROTOCOL, "it had closed its channel and kept running")
 
     def abandon(self) -> None:
         """Stop waiting for its end: it cannot be ended."""
@@ -82,14 +83,15 @@ class Process:
         self._on_exit(self.outcome.name(status))
 
     def _must_have_ended(self) -> None:
-        """In a frozen cgroup, or deep in the kernel, it does not: all else goes on without it."""
+        """Report a process that has not ended after SIGKILL, in a frozen cgroup or deep in the
+        kernel: everything else continues without it."""
         if self.running:
             self.stuck = True
             self._on_stuck(self.outcome.stuck())
 
 
 def _wait_status(pidfd: int) -> ExitStatus | None:
-    """Reap the child behind `pidfd`: how it ended; None if it still runs.
+    """Reap the child behind `pidfd`; return its status, or None if it still runs.
 
     Raises `ChildProcessError` if it is not a child of this process, or was reaped already.
     """

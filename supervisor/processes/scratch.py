@@ -1,5 +1,5 @@
-"""The directory that a load has its temporary files in. It is locked while its supervisor lives, so
-that the next one can tell what a supervisor that was killed has left, and remove it."""
+"""The directory for temporary files of a load. It is locked while its supervisor lives, so that the
+next supervisor can recognise and remove the directory of one that was killed."""
 
 import asyncio
 import contextlib
@@ -16,18 +16,19 @@ _LOCKED_WITHIN_S = 60.0
 
 
 class Scratch:
-    """A new directory."""
+    """New temporary directory."""
 
     def __init__(self) -> None:
-        """Raises `OSError`."""
+        """Make and lock the directory. Raises `OSError`."""
         _in_thread(remove_left_over)
         self.name = tempfile.mkdtemp(prefix=_PREFIX)
         self._fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # a file system without locks: it is not looked at again
+        # a file system without locks: a later supervisor does not find it
+        with contextlib.suppress(OSError):
             fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def remove(self) -> None:
-        """Remove it with all that is in it. May be called twice."""
+        """Remove it with all its content. May be called twice."""
         shutil.rmtree(self.name, ignore_errors=True)
         fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -46,7 +47,7 @@ def _in_thread(remove: Callable[[], None]) -> None:
 
 
 def remove_left_over() -> None:
-    """Remove the directories of supervisors that are gone, of this user."""
+    """Remove the directories of this user's supervisors that are gone."""
     for found in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             fd = os.open(found, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

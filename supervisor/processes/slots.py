@@ -1,6 +1,6 @@
-"""The worker slots: one worker on each, whatever dies.
+"""The worker slots: each has one worker, which is replaced when it ends.
 
-They know nothing of jobs.
+Slots know nothing of jobs.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from supervisor.settings import PoolSettings, Sandbox
 log = get_logger("supervisor")
 
 _STABLE_S = 1.0
-"""A worker that has lived this long, or had a job, is replaced at once; one that dies sooner, again
-and again, is given ever more time."""
+"""Seconds after which a worker counts as stable. It is then replaced at once, as is one that had a
+job; after repeated earlier ends the delay grows."""
 
 _MOVED_WITHIN_S = 2.0
-"""After the wait for a checkpoint, streams that lose nothing are moved within that."""
+"""Seconds, after the wait for a checkpoint, within which streams that lose nothing are moved."""
 
 _MOST_EACH = 8
-"""Workers for each slot: beside its own those of earlier models that are still at work. Where there
-are so many a successor waits until one of those has gone."""
+"""Workers per slot: beside its own, those of earlier models that still work. With this many, a
+successor waits until one of them has gone."""
 
 
 class _Slot:
@@ -43,11 +43,11 @@ class _Slot:
         self.filling = False
         self.backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=_STABLE_S)
         self.failing: str | None = None
-        """Why its worker is started again only later."""
+        """Reason why its worker is started again only later."""
 
 
 class WorkerSlots:
-    """Keeps the workers, of whatever fork server is the newest."""
+    """Fills the slots with workers of the newest fork server."""
 
     def __init__(
         self,
@@ -70,21 +70,21 @@ class WorkerSlots:
         self._handover = asyncio.Lock()
 
     def keep(self, tasks: Tasks) -> None:
-        """Begin, with `tasks`."""
+        """Start filling the slots, with `tasks`."""
         tasks.keep("heartbeats", self._watch)
         for slot in self._slots:
             tasks.keep(f"slot {slot.number}", functools.partial(self._keep_slot, slot))
 
     def able(self) -> bool:
-        """A worker can take a job, or has one."""
+        """Return whether a worker can take a job, or has one."""
         return any(worker.able for worker in self.workers)
 
     def failing_reason(self) -> str | None:
-        """Explain why workers do not stay alive; None if none fails."""
+        """Explain why workers do not stay alive; return None if none fails."""
         return next((slot.failing for slot in self._slots if slot.failing is not None), None)
 
     def all_fail(self) -> bool:
-        """No slot has a worker that stays alive."""
+        """Return whether no slot has a worker that stays alive."""
         return all(slot.failing is not None for slot in self._slots)
 
     async def childless(self, server: ForkServerHandle) -> None:
@@ -109,7 +109,7 @@ class WorkerSlots:
             await self.childless(server)
 
     async def try_out(self, server: ForkServerHandle) -> WorkerHandle:
-        """A worker of the new fork server that got ready, to be taken in once it is the newest.
+        """Start a worker of the new fork server, to be put on a slot once that is the newest.
         Raises `ForkServerLost`, `WorkerStillborn` or `OSError`, having ended the fork server."""
         try:
             return await self._start_worker(self._slots[0].number, server)
@@ -126,7 +126,7 @@ class WorkerSlots:
         self._occupy(slot, worker)
 
     def worker_gone(self, worker: WorkerHandle, death: Death) -> None:
-        """Record a worker's end, and tell the owner."""
+        """Record a worker's end, and notify the owner."""
         job = worker.job
         self.workers.discard(worker)
         try:
@@ -147,15 +147,15 @@ class WorkerSlots:
     # Tasks.
 
     async def _keep_slot(self, slot: _Slot) -> None:
-        """Keep one worker on this slot, of the newest fork server."""
+        """Keep one worker of the newest fork server on this slot."""
         while True:
             await self._changes.until(lambda: self._to_be_filled(slot))
             if slot.worker is not None and slot.worker.vacated:
                 worker, slot.worker = slot.worker, None
                 await self._rest_after(slot, worker)
                 continue
-            # One slot at a time moves over to another fork server: two models' workers beside each
-            # other are as few as can be.
+            # One slot at a time moves to another fork server, so that few workers of two models
+            # exist at once.
             async with self._handover if slot.worker is not None else contextlib.nullcontext():
                 if self._to_be_filled(slot) and (server := self._live_server()) is not None:
                     await self._fill(slot, server)
@@ -166,7 +166,7 @@ class WorkerSlots:
             successor = await self._start_worker(slot.number, server)
         except (ForkServerLost, WorkerStillborn, OSError) as error:
             if server is not self._live_server():
-                return  # it has been replaced meanwhile, or is gone: another will be asked
+                return  # it was replaced meanwhile, or is gone: another is asked
             delay = max(slot.backoff.failed(0.0), 0.05)
             log.error(
                 "worker.start_failed", worker=slot.number, reason=str(error), retry_in_s=delay
@@ -183,7 +183,7 @@ class WorkerSlots:
             before.recycle("a newer model takes its place")
 
     async def _rest_after(self, slot: _Slot, worker: WorkerHandle) -> None:
-        """Rest after a worker is gone; one that was of use, or was asked to go, is replaced at
+        """Wait after a worker has gone; one that was useful, or was asked to leave, is replaced at
         once."""
         death = worker.gone.result() if worker.gone.done() else worker.outcome.stuck()
         useful = worker.useful or death.cause in EXPECTED
@@ -199,8 +199,8 @@ class WorkerSlots:
                 slot.failing = None
 
     def _to_be_filled(self, slot: _Slot) -> bool:
-        """The slot's worker is gone, belongs to an older fork server than there is, or stays for
-        streams only."""
+        """Return whether the slot's worker is gone, belongs to an older fork server, or stays only
+        for its streams."""
         worker = slot.worker
         if worker is not None and worker.vacated:
             return True
@@ -237,8 +237,8 @@ class WorkerSlots:
         return worker
 
     def _check_sandbox(self, worker: WorkerHandle) -> None:
-        """Check that what the fork server has tried is in force in the worker, too. Raises
-        `WorkerStillborn` where a worker without it may not serve."""
+        """Check that the sandbox that the fork server has tried is in force in the worker, too.
+        Raises `WorkerStillborn` if a worker may not serve without it."""
         promised = worker.server.loaded.result().sandbox
         missing = [name for name in promised if name not in worker.in_force]
         if not missing:
@@ -250,13 +250,13 @@ class WorkerSlots:
             raise WorkerStillborn(reason)
 
     async def _watch(self) -> None:
-        """Look at heartbeats and at what the workers write."""
+        """Check the heartbeats, and read what the workers write."""
         while True:
             await asyncio.sleep(self.settings.heartbeat_s / 2)
             if any(self._overstays(worker) for worker in self.workers):
                 self._changes.notify()
             for worker in list(self.workers):
-                if worker.gone.done():  # what was to be done at its end has failed
+                if worker.gone.done():  # the handling of its end has failed
                     self.worker_gone(worker, worker.gone.result())
                     continue
                 if output := worker.output():

@@ -1,7 +1,7 @@
-"""A worker process as the supervisor sees it: its state, the job it has, and its end.
+"""Handle of a worker: its state, its job and its end.
 
-Every event of its life comes in here, in whatever order they arrive, and moves the one state there
-is; who may take a job is read from that state and stored nowhere else.
+Every event of a worker's life arrives here, in any order, and moves its single state; whether it
+may take a job is read from that state and stored nowhere else.
 """
 
 import asyncio
@@ -39,14 +39,16 @@ from supervisor.wire.messages import (
 log = get_logger("supervisor")
 
 _START_S = 10.0
-"""How long a worker may take to get ready, before it counts as silent."""
+"""Seconds that a worker may take to get ready, before it counts as silent."""
 
 
 class WorkerState(enum.Enum):
-    """`STARTING` -> `IDLE` <-> `BUSY` -> `LEAVING` -> `GONE`; an end may come any time.
+    """State of a worker: `STARTING` -> `IDLE` <-> `BUSY` -> `LEAVING` -> `GONE`; an end may come
+    any time.
 
     `LEAVING`: it was asked to leave, or is being ended; it may have a job still. `GONE`: its
-    process has ended, and it is known how."""
+    process has ended, and its status is known.
+    """
 
     STARTING = "starting"
     IDLE = "idle"
@@ -60,32 +62,31 @@ class WorkerStillborn(Exception):
 
 
 class CarriedStream(Protocol):
-    """A stream, as the worker that carries it sees it."""
+    """Stream, as the worker that carries it sees it."""
 
     number: int
     background: bool
 
     @property
     def working(self) -> bool:
-        """Whether its worker has input of it that is not answered."""
+        """True if its worker has input that is not answered."""
 
 
 class WorkerOwner(Protocol):
-    """Receiver of what happens in a worker's life."""
+    """Receiver of the events in a worker's life."""
 
     def worker_changed(self, worker: "WorkerHandle") -> None:
-        """Called when it can take a job now, or none any more."""
+        """Handle a worker that can take a job now, or none any more."""
 
     def worker_busy(self, worker: "WorkerHandle") -> None:
-        """Called when it has something to do from now on."""
+        """Handle a worker that has something to do from now on."""
 
     def worker_message(self, worker: "WorkerHandle", message: FromWorker) -> None:
-        """Called when it sent something other than `Ready`. Raises `ProtocolError` where it may
-        not."""
+        """Handle a message other than `Ready`. Raises `ProtocolError` if it is not allowed now."""
 
     def worker_lost(self, worker: "WorkerHandle", death: Death) -> None:
-        """Called when it has ended, or cannot be ended. `worker.job` is the job that it had, and
-        `worker.at_hand` what it was working for."""
+        """Handle a worker that has ended, or cannot be ended. `worker.job` is the job that it had,
+        and `worker.at_hand` the number of its current work."""
 
 
 class _BusyTime:
@@ -97,11 +98,11 @@ class _BusyTime:
 
     @property
     def total_s(self) -> float:
-        """Seconds so far."""
+        """Seconds of work so far."""
         return self._before_s + (0.0 if self._since is None else time.monotonic() - self._since)
 
     def switch(self, busy: bool) -> bool:
-        """Count from now on, or no more; False if that is no change."""
+        """Start or stop counting; return False if that changes nothing."""
         if busy == (self._since is not None):
             return False
         self._before_s, self._since = self.total_s, time.monotonic() if busy else None
@@ -109,7 +110,7 @@ class _BusyTime:
 
 
 class WorkerHandle(Process):
-    """One worker process. `ready` and `gone` are futures to wait for."""
+    """Handle of a worker process. `ready` and `gone` are futures to wait for."""
 
     def __init__(
         self,
@@ -122,25 +123,26 @@ class WorkerHandle(Process):
         evidence: OomEvidence,
         clock: LoopClock,
     ) -> None:
-        """`on_gone` is called when it has ended, and tells `owner`."""
+        """Take over a worker that was forked. `on_gone` is called at its end, and notifies
+        `owner`."""
         self.slot = slot
         self.server = server
         self.state = WorkerState.STARTING
         self.job: Job | None = None
         self.streams: set[CarriedStream] = set()
         self.useful = False
-        """It was given a job, or has answered a stream."""
+        """True once it was given a job, or has answered a stream."""
         self.jobs_done = 0
         self.idle_since = 0.0
         self.hurried = False
-        """It is to leave because memory is short: its streams are moved at once."""
+        """True if it is to leave because memory is short: its streams are moved at once."""
         self._busy_time = _BusyTime()
         self.born_bytes = 0
-        """Memory that it held when it got ready and cannot drop: nearly all of it is shared."""
+        """Unreclaimable memory that it held when it got ready: nearly all of it is shared."""
         self.grown_before = 0
-        """Bytes that it had grown by when its job began."""
+        """Growth in bytes when its job began."""
         self.in_force: tuple[str, ...] = ()
-        """What its sandbox has put in force."""
+        """Sandbox measures that are in force."""
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self._owner, self._on_gone, self._changes = owner, on_gone, changes
@@ -148,30 +150,29 @@ class WorkerHandle(Process):
         self._signs, self._output = LifeSigns(born.page, clock), born.output
         self._started, self._leaving_since = clock.now(), 0.0
         self.answered_at = clock.now()
-        """When it answered a stream last, by the loop's clock."""
+        """Time of its last answer to a stream, by the loop's clock."""
         self._forbidden: ForbiddenCalls | None = None
         self._channel = AsyncChannel(born.sock, from_worker, self._on_message, self._on_close)
         super().__init__("worker", born.pid, born.pidfd, evidence)
 
     @property
     def able(self) -> bool:
-        """Whether it has a job or could take one."""
+        """True if it has a job or could take one."""
         return self.state in (WorkerState.IDLE, WorkerState.BUSY)
 
     @property
     def busy(self) -> bool:
-        """Whether it has a job, or a stream that does not wait for input."""
+        """True if it has a job, or a stream that does not wait for input."""
         return self.job is not None or any(stream.working for stream in self.streams)
 
     @property
     def vacated(self) -> bool:
-        """Whether its slot is free for another: it is gone, or cannot be ended."""
+        """True if its slot is free for another: it is gone, or cannot be ended."""
         return self.stuck or self.gone.done()
 
     @property
     def at_hand(self) -> int:
-        """The number of the job or stream of its own that it was working for when last seen, as it
-        says; 0 for none."""
+        """Number of its job or stream on which it was working when last seen; 0 for none."""
         number = self._signs.at_hand
         job = [] if self.job is None else [self.job.id]
         return number if number in (*job, *(stream.number for stream in self.streams)) else 0
@@ -195,24 +196,24 @@ class WorkerHandle(Process):
         return self._signs.overdue_s(expected=starts or stops or leaves)
 
     def stays_for_streams(self, checkpoint_wait_s: float) -> bool:
-        """Tell whether it is to leave, and has only streams left that would lose something by a
+        """Return whether it is to leave, and has only streams left that would lose something by a
         move: another worker is needed beside it, after `checkpoint_wait_s`."""
         if self.state is not WorkerState.LEAVING or self.job is not None or not self.streams:
             return False
         return self._clock.now() - self._leaving_since > checkpoint_wait_s
 
     def output(self) -> str:
-        """Take what it has written to its standard output and error since."""
+        """Return the text that it has written to its standard output and error since."""
         return self._output.take() if not self.gone.done() else ""
 
     def work_changed(self) -> None:
-        """Something was given to it, or it has answered: count the time that it is busy."""
+        """Update the time that it is busy, after it was given something or has answered."""
         if self._busy_time.switch(busy := self.busy) and busy:
             self._owner.worker_busy(self)
 
     def run(self, job: Job, fds: Sequence[int]) -> bool:
-        """Give the idle worker a job, with the descriptor of its input. False if the kernel would
-        not carry it: then the job has not begun, and the worker is ended."""
+        """Give the idle worker a job, with the descriptor of its input. Return False if the kernel
+        refuses the message: then the job has not begun, and the worker is ended."""
         assert self.state is WorkerState.IDLE
         if not self._send(job.message, fds):
             return False
@@ -229,8 +230,8 @@ class WorkerHandle(Process):
             self._tell(Cancel(self.job.id))
 
     def job_over(self, *, done: bool = True) -> None:
-        """Count a job that it has answered: it is idle, unless it was told to leave. `done`: not
-        only given up."""
+        """Finish a job that it has answered: it is idle, unless it was asked to leave. `done`: the
+        job was not cancelled."""
         self.job = None
         self.jobs_done += done
         self.work_changed()
@@ -238,7 +239,7 @@ class WorkerHandle(Process):
             self._become_idle()
 
     def leave(self, intent: Intent, reason: str = "") -> None:
-        """Ask it to exit after the job at hand, and once its streams have moved."""
+        """Ask it to exit after its current job, and once its streams have moved."""
         if self.state in (WorkerState.LEAVING, WorkerState.GONE):
             return
         self.outcome.ask(intent, reason)
@@ -248,26 +249,26 @@ class WorkerHandle(Process):
         self._owner.worker_changed(self)
 
     def recycle(self, reason: str = "") -> None:
-        """Have it leave after its job: another takes its slot."""
+        """Have it leave after its job, to be replaced."""
         self.leave(Intent.RECYCLE, reason)
 
     def send_stream(self, message: bytes) -> None:
-        """Tell it of a stream; nothing if it has ended, which its end reports."""
+        """Send it a message about a stream; do nothing if it has ended."""
         if self.running:
             self._send(message, [])
 
     def trim(self) -> None:
-        """Ask it to give back what it has freed."""
+        """Ask it to return freed memory to the kernel."""
         self._tell(Trim())
 
     def kill(self, intent: Intent, reason: str = "") -> None:
-        """Send SIGKILL, remembering why: it takes no more jobs."""
+        """Send SIGKILL, and remember why: it takes no more jobs."""
         if not self.ending:
             super().kill(intent, reason)
             self._move(WorkerState.LEAVING)
 
     def abandon(self) -> None:
-        """Stop waiting for its end: it cannot be ended, and the pool closes."""
+        """Stop waiting for its end, because it cannot be ended and the pool closes."""
         super().abandon()
         if self.state is not WorkerState.GONE:
             self._on_exit(self.outcome.name(ExitStatus()))
@@ -284,7 +285,7 @@ class WorkerHandle(Process):
         return True
 
     def _not_reached(self, error: OSError) -> None:
-        self.kill(Intent.RECYCLE, f"the kernel would not carry a message to it: {error}")
+        self.kill(Intent.RECYCLE, f"the kernel refused a message to it: {error}")
         log.error("worker.send_failed", worker=self.slot, pid=self.pid, reason=str(error))
 
     def _become_idle(self) -> None:
@@ -357,4 +358,4 @@ class WorkerHandle(Process):
 
     def _stillborn(self, death: Death) -> None:
         self.ready.set_exception(WorkerStillborn(death.sentence))
-        self.ready.exception()  # it is only for those that wait
+        self.ready.exception()  # so that asyncio does not log it if it has no waiter

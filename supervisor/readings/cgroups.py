@@ -1,4 +1,4 @@
-"""Where this process is in the cgroup hierarchies, version 1 and 2 (cgroups(7))."""
+"""Cgroups of this process, in the hierarchies of version 1 and 2 (cgroups(7))."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,11 @@ from supervisor.readings.files import read_file
 
 ROOT = Path("/sys/fs/cgroup")
 UNIFIED = ""
-"""The name under which version 2 is listed."""
+"""Name under which version 2 is listed."""
 
 
 def own_cgroups(file: Path = Path("/proc/self/cgroup")) -> dict[str, str]:
-    """Controller name to path; version 2 is under `UNIFIED`."""
+    """Return paths by controller name; version 2 is under `UNIFIED`."""
     cgroups = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -24,8 +24,8 @@ def directories(root: Path, cgroups: Mapping[str, str], controller: str) -> list
     """Return the directories from the root of a hierarchy down to this process, for a version 1
     controller, or for `UNIFIED`.
 
-    Inside a container the path that the kernel tells may not be there; then the root is the
-    container's own, and the rest of the list does not exist.
+    Inside a container the kernel's path may not exist; then the root is the container's own, and
+    the other directories do not exist.
     """
     path = cgroups.get(controller)
     if path is None:

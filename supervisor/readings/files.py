@@ -1,7 +1,8 @@
-"""Reads small files of the kernel: a few microseconds each, which is why not by `pathlib`.
+"""Readers of small files of the kernel: a few microseconds each, which is why they do not use
+`pathlib`.
 
-A file that is not there says something; one that could not be tried, since descriptors or memory
-have run out, says nothing, and raises.
+A missing file is information; a file that could not be opened because descriptors or memory have
+run out is not, so that raises.
 """
 
 import errno
@@ -12,8 +13,8 @@ _NOT_TRIED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Return the whole of a small file; empty where there is none, or where it may not be read.
-    Raises `OSError` where that is not known."""
+    """Return the content of a small file; empty if there is none, or if it is not readable. Raises
+    `OSError` if that is not known."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -27,10 +28,10 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 class KernelFile:
-    """A small file that stays open, to be read again and again."""
+    """Small file that stays open, to be read repeatedly."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises `OSError`."""
+        """Open the file. Raises `OSError`."""
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self) -> bytes:
@@ -38,7 +39,7 @@ class KernelFile:
         return os.pread(self._fd, _MOST_BYTES, 0)
 
     def close(self) -> None:
-        """Close it. May be called twice."""
+        """Close the file. May be called twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -57,6 +58,7 @@ def field(text: bytes, name: bytes) -> int | None:
 
 
 def read_number(path: str | os.PathLike[str]) -> int:
-    """A small file that is a number; 0 where there is none. Raises `OSError` as `read_file`."""
+    """Return the number in a small file; 0 if there is none. Raises `OSError` as `read_file`
+    does."""
     text = read_file(path).strip()
     return int(text) if text.isdigit() else 0

@@ -1,4 +1,4 @@
-"""How much memory there is, how much of it is used for good, and what bounds it: the machine, and
+"""Memory: how much there is, how much of it is unreclaimable, and what bounds it: the machine, and
 every memory cgroup on the path, version 1 or 2."""
 
 import errno
@@ -12,33 +12,34 @@ from supervisor.readings.files import field, read_file, read_number
 from supervisor.readings.pressure import Pressure, read_pressure
 
 _NO_LIMIT = 1 << 60
-"""Version 1 writes a number of about this size where there is no limit."""
+"""Version 1 writes a number of about this size if there is no limit."""
 
 MEMINFO = "/proc/meminfo"
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupMemory:
-    """One cgroup. `limit` is None where it has none. In bytes; counters since its birth.
+    """Memory of a cgroup, in bytes; counters since the cgroup was made. `limit` is None if it has
+    none.
 
-    `used` is what is charged to it, less the file cache and the slab that the kernel can take back.
+    `used` is what is charged to it, less the file cache and the slab that the kernel can reclaim.
     """
 
     directory: Path
     limit: int | None
     set_by: str
-    """The file that holds the limit."""
+    """File that holds the limit."""
     used: int
     cache: int
     refaults: int | None
     pressure: Pressure | None
     limits_in: tuple[str, ...] = ()
-    """The files in which limits of it may stand."""
+    """Files in which its limits may be set."""
 
 
 @dataclass(frozen=True, slots=True)
 class MachineMemory:
-    """The whole machine, in bytes (/proc/meminfo, proc(5))."""
+    """Memory of the whole machine, in bytes (/proc/meminfo, proc(5))."""
 
     total: int
     available: int
@@ -48,13 +49,13 @@ class MachineMemory:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Something that memory has to fit into: the kernel acts when `used` reaches `limit`."""
+    """Bound that memory has to fit into: the kernel acts when `used` reaches `limit`."""
 
     name: str
     limit: int
     used: int
     cgroup: Path | None = None
-    """Whose limit it is, if it is a cgroup's."""
+    """Cgroup that has the limit; None for another bound."""
 
     @property
     def left(self) -> int:
@@ -69,10 +70,11 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """The machine and the cgroups around this process, at `time` (CLOCK_MONOTONIC, seconds).
+    """Memory of the machine and the cgroups around this process, at `time` (CLOCK_MONOTONIC,
+    seconds).
 
-    `refaults`: pages of file cache that were read again soon after they had been taken back; of
-    the innermost cgroup that counts them, or else of the machine.
+    `refaults`: pages of file cache that were read again soon after they were reclaimed; of the
+    innermost cgroup that counts them, or else of the machine.
     """
 
     time: float
@@ -83,7 +85,7 @@ class MemoryReading:
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """The machine first, then the cgroups that have a limit, outermost first."""
+        """Bounds: the machine, then the cgroups that have a limit, outermost first."""
         machine = self.machine
         found = [Bound("the machine", machine.total, machine.total - machine.available)]
         found += [
@@ -100,21 +102,21 @@ class MemoryReading:
 
     @property
     def worst_pressure(self) -> Pressure | None:
-        """The machine's own, or that of a cgroup around us if it is higher."""
+        """Highest pressure: the machine's own, or that of a cgroup around this process."""
         known = [self.pressure, *(cgroup.pressure for cgroup in self.cgroups)]
         return max((p for p in known if p), key=lambda p: p.some_avg10, default=None)
 
 
 class MemoryReader:
-    """Reads it all again and again: the files are looked for once. `cgroups`: controller to path,
+    """Reader of memory, for repeated use: the files are found once. `cgroups`: paths by controller;
     this process's own if None."""
 
     def __init__(self, root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> None:
         self._sources = _find_sources(root, own_cgroups() if cgroups is None else cgroups)
 
     def read(self) -> MemoryReading:
-        """Read everything now; about a hundred microseconds. Raises `OSError` where something that
-        is there cannot be read: a reading that failed is no reading."""
+        """Read everything now, in about a hundred microseconds. Raises `OSError` if something that
+        exists cannot be read."""
         now = time.monotonic()
         meminfo = read_file(MEMINFO)
         found = (source.read(meminfo) for source in self._sources)
@@ -131,7 +133,7 @@ def available_in(meminfo: bytes) -> int:
 
 
 def available_memory() -> int:
-    """Bytes that this process and its children could use without anybody being killed: what the
+    """Return the bytes that this process and its children could use without an OOM kill: what the
     kernel calls available, and no more than the tightest cgroup on the path leaves."""
     return min(bound.headroom for bound in MemoryReader().read().bounds)
 
@@ -146,10 +148,11 @@ class _Source:
     prefix: bytes
     pressure: Path | None
     kernel: str
-    """Where version 1 tells of kernel memory."""
+    """File in which version 1 counts kernel memory."""
 
     def read(self, meminfo: bytes) -> CgroupMemory | None:
-        """`meminfo`: the content of /proc/meminfo."""
+        """Read the cgroup; `meminfo` is the content of /proc/meminfo. Return None if it has
+        gone."""
         usage = read_file(f"{self.directory}/{self.usage}")
         if not usage:
             return None
@@ -169,11 +172,11 @@ class _Source:
         )
 
     def _reclaimable_slab(self, stat: bytes, meminfo: bytes) -> int:
-        """Names and inodes of files that the kernel remembers: taken back before it kills."""
+        """Return the cached names and inodes of files: the kernel reclaims them before it kills."""
         if not self.kernel:
             return field(stat, b"slab_reclaimable ") or 0
-        # Version 1 tells only of kernel memory as a whole. What share of it can be taken back is
-        # known for the machine, and estimated to be the same here.
+        # Version 1 only counts kernel memory as a whole. The reclaimable share is known for the
+        # machine, and assumed to be the same here.
         charged = read_number(f"{self.directory}/{self.kernel}")
         return int(charged * _reclaimable_share(meminfo))
 
@@ -190,7 +193,7 @@ _RECLAIMABLE = (b"inactive_file ", b"active_file ")
 
 
 def _find_sources(root: Path, cgroups: Mapping[str, str]) -> list[_Source]:
-    """Every memory cgroup on the path from the root, version 2 first, outermost first."""
+    """Return every memory cgroup on the path from the root, version 2 first, outermost first."""
     found = [
         _Source(
             directory,
@@ -227,7 +230,7 @@ def usage_files(reading: MemoryReading) -> list[Path]:
 
 
 def limit_files(reading: MemoryReading) -> list[Path]:
-    """Return the files in which the limits of our cgroups stand, set or not."""
+    """Return the files in which the limits of our cgroups are set, if they are."""
     found = (cgroup.directory / name for cgroup in reading.cgroups for name in cgroup.limits_in)
     return [path for path in found if path.is_file()]
 
@@ -238,14 +241,14 @@ def _machine(meminfo: bytes) -> MachineMemory:
 
 
 def _kilobytes(meminfo: bytes, kind: bytes) -> int:
-    """In bytes. Raises `OSError` where it does not stand there: that is not 0."""
+    """Return a field in bytes. Raises `OSError` if it is missing: that is not 0."""
     if (found := field(meminfo, kind)) is None:
         raise OSError(errno.EIO, f"{kind.decode()} cannot be read", MEMINFO)
     return found * 1024
 
 
 def _reclaimable_share(meminfo: bytes) -> float:
-    """Of the machine's kernel memory."""
+    """Return the reclaimable share of the machine's kernel memory."""
     kinds = (b"SReclaimable:", b"SUnreclaim:", b"KernelStack:", b"PageTables:", b"Percpu:")
     sizes = [field(meminfo, kind) or 0 for kind in kinds]
     return sizes[0] / sum(sizes) if sum(sizes) else 0.0
@@ -256,6 +259,6 @@ def _machine_refaults() -> int:
 
 
 def _refaults(text: bytes, prefix: bytes) -> int | None:
-    """Of file cache; before Linux 5.9 there was one count of everything."""
+    """Return the refaults of file cache; before Linux 5.9 there was one count for all memory."""
     found = field(text, prefix + b"workingset_refault_file ")
     return field(text, prefix + b"workingset_refault ") if found is None else found

@@ -10,15 +10,15 @@ PROC = Path("/proc/pressure/memory")
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """One PSI file (Documentation/accounting/psi.rst): at least one task waited; percent of the
-    last ten seconds, and microseconds since boot."""
+    """Pressure from a PSI file (Documentation/accounting/psi.rst), of at least one waiting task:
+    percent of the last ten seconds, and microseconds since boot."""
 
     some_avg10: float
     some_total_us: int
 
 
 def read_pressure(file: Path = PROC) -> Pressure | None:
-    """Return the file's content, or None where the kernel does not offer it."""
+    """Return the file's content, or None if the kernel does not offer it."""
     lines = {}
     for line in read_file(file).decode("ascii").splitlines():
         kind, *pairs = line.split()

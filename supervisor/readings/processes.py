@@ -1,4 +1,4 @@
-"""What single processes hold: a glance, a reading, and an exact one."""
+"""Memory of single processes: a glance, a reading, and an exact one."""
 
 import errno
 import functools
@@ -15,10 +15,11 @@ _MAJFLT = 9  # of the fields of /proc/PID/stat that follow the command: the twel
 
 @dataclass(frozen=True, slots=True)
 class ProcessMemory:
-    """`/proc/PID/status` (proc_pid_status(5)). Sizes in bytes; `major_faults` since its start.
+    """Memory of a process by `/proc/PID/status` (proc_pid_status(5)). Sizes in bytes;
+    `major_faults` since its start.
 
-    `mapped` is file cache, which the kernel takes back when it wants to; `anonymous` includes
-    what the process shares with its parent since the fork.
+    `mapped` is file cache, which the kernel can reclaim; `anonymous` includes memory shared with
+    the parent since the fork.
     """
 
     pid: int
@@ -32,34 +33,32 @@ class ProcessMemory:
 
     @property
     def unreclaimable(self) -> int:
-        """Memory that cannot be dropped, wherever it is now: anonymous memory, what is in swap, and
-        memory that is shared by name or by fork."""
+        """Memory that cannot be reclaimed: anonymous memory, also in swap, and shared memory."""
         return self.unreclaimable_beside(0)
 
     def unreclaimable_beside(self, spool: int) -> int:
-        """Memory that cannot be dropped, but for `spool` bytes of its job's input, which are
-        counted as spools are."""
+        """Return the unreclaimable memory without `spool` bytes of its job's input, which are
+        counted as spools."""
         return self.anonymous + self.swap + max(0, self.shared_memory - spool)
 
 
 @dataclass(frozen=True, slots=True)
 class PreciseMemory:
-    """`/proc/PID/smaps_rollup`: who shares what. Sizes in bytes. Reading it walks the process's
-    page tables: milliseconds where it is large."""
+    """Memory of a process by `/proc/PID/smaps_rollup`, which tells what is shared. Sizes in bytes.
+    Reading it walks the process's page tables: milliseconds if it is large."""
 
     pid: int
     pss_anonymous: int
     private_anonymous: int
-    """Private memory that cannot be dropped, with its share of what is swapped out, but without
-    memory that is shared by name or by fork."""
+    """Private unreclaimable memory, including its share of swap, without shared memory."""
     swap_pss: int
     pss_shared: int
-    """Its share of memory that is shared by name or by fork: its spool, and what else it maps."""
+    """Proportional share of shared memory: its spool, and whatever else it maps."""
 
 
 def read_process(pid: int, *, held: bool = False) -> ProcessMemory | None:
-    """None if there is no such process, or it has ended. `held`: shared memory that it has a
-    descriptor of counts as its own, mapped or not. Raises `OSError` where it cannot be known."""
+    """Read a process; return None if there is none, or it has ended. `held`: shared memory of which
+    it has a descriptor counts as its own, mapped or not. Raises `OSError` if it cannot be known."""
     status = read_file(f"/proc/{pid}/status")
     fields = read_file(f"/proc/{pid}/stat")
     anonymous = field(status, b"RssAnon:")
@@ -81,7 +80,7 @@ def read_process(pid: int, *, held: bool = False) -> ProcessMemory | None:
 
 
 def read_precise(pid: int) -> PreciseMemory | None:
-    """None if there is no such process, or it may not be looked at."""
+    """Read a process exactly; return None if there is none, or reading it is not allowed."""
     sizes = _kilobytes(read_file(f"/proc/{pid}/smaps_rollup"))
     if b"Pss" not in sizes:
         return None
@@ -98,27 +97,27 @@ def read_precise(pid: int) -> PreciseMemory | None:
 
 
 def read_ran(pid: int) -> float | None:
-    """Seconds that the process's first thread has run or waited for a processor; None where the
-    kernel does not tell (`/proc/PID/schedstat`, Documentation/scheduler/sched-stats.rst)."""
+    """Return the seconds that the process's first thread has run or waited for a processor; None if
+    the kernel does not tell (`/proc/PID/schedstat`, Documentation/scheduler/sched-stats.rst)."""
     fields = read_file(f"/proc/{pid}/schedstat").split()
     return (int(fields[0]) + int(fields[1])) / 1e9 if len(fields) == 3 else None
 
 
 def quick_look(statm_fd: int) -> tuple[int, int] | None:
-    """RSS and the anonymous part of it, by an open `/proc/PID/statm`: a microsecond; None if the
-    process has ended."""
+    """Return RSS and its anonymous part, in bytes, from an open `/proc/PID/statm`: a microsecond.
+    None if the process has ended."""
     try:
         _, resident, shared, *_ = os.pread(statm_fd, 128, 0).split()
     except (OSError, ValueError):
         return None
     if not int(resident):
-        return None  # on its way out it has no memory any more
+        return None  # while it exits it has no memory any more
     return int(resident) * _PAGE_BYTES, (int(resident) - int(shared)) * _PAGE_BYTES
 
 
 def read_standing(pid: int) -> tuple[bool, int] | None:
-    """Whether the process has ended and is not reaped yet, and its process group; None if there is
-    no such process."""
+    """Return whether the process is a zombie, and its process group; None if there is no such
+    process."""
     fields = read_file(f"/proc/{pid}/stat")
     if not fields:
         return None
@@ -127,7 +126,8 @@ def read_standing(pid: int) -> tuple[bool, int] | None:
 
 
 def _held(pid: int) -> int:
-    """Bytes of the memory files that the process has open: of no name, and on no disk."""
+    """Return the bytes of the memory files that the process has open: files without a name, and on
+    no disk."""
     total = 0
     try:
         with os.scandir(f"/proc/{pid}/fd") as descriptors:
@@ -143,7 +143,7 @@ def _held(pid: int) -> int:
 
 @functools.cache
 def _memory_device() -> int:
-    """On which the kernel keeps files of memfd_create(2)."""
+    """Return the device on which the kernel holds files of memfd_create(2)."""
     fd = os.memfd_create("device", os.MFD_CLOEXEC)
     try:
         return os.fstat(fd).st_dev
@@ -152,8 +152,8 @@ def _memory_device() -> int:
 
 
 def descendants(pid: int, but: Collection[int] = ()) -> list[int]:
-    """Return the pids below `pid`, without a walk over all of /proc; `but`: these and all below
-    them are left out."""
+    """Return the pids below `pid`, without a walk over all of /proc; `but`: pids to leave out, with
+    all below them."""
     found: list[int] = []
     unseen = [pid]
     while unseen:

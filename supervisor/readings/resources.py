@@ -1,4 +1,5 @@
-"""What else can run out: space where spools go, open descriptors, processes."""
+"""Resources other than memory that can run out: disk space for spools, open descriptors,
+processes."""
 
 import contextlib
 import errno
@@ -29,8 +30,8 @@ class ResourceReading:
 
 
 def read_disk(directory: Path) -> ResourceReading | None:
-    """Return the file system that holds `directory`, for an ordinary user; None if it is not
-    there."""
+    """Read the file system that holds `directory`, as an ordinary user; return None if it does not
+    exist."""
     try:
         usage = psutil.disk_usage(str(directory))
     except OSError:
@@ -39,7 +40,7 @@ def read_disk(directory: Path) -> ResourceReading | None:
 
 
 def unwritable(directory: Path) -> str | None:
-    """Explain why no file can be made there, in words and without trying to; None if one may be."""
+    """Explain why no file can be made there, without trying to; return None if one can."""
     try:
         flags = os.statvfs(directory).f_flag
     except OSError as error:
@@ -58,7 +59,7 @@ def read_descriptors() -> ResourceReading:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit to the hard one, as servers do; returns what is in force."""
+    """Raise the soft limit to the hard one, as servers do; return the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -66,7 +67,8 @@ def raise_descriptor_limit() -> int:
 
 
 def read_processes(root: Path = ROOT) -> ResourceReading | None:
-    """Processes and threads in the tightest pids cgroup on the path; None where there is none."""
+    """Count processes and threads in the tightest pids cgroup on the path; return None if there is
+    none."""
     found = []
     for directory in _pids_cgroups(root):
         if limit := read_number(directory / "pids.max"):
@@ -76,8 +78,9 @@ def read_processes(root: Path = ROOT) -> ResourceReading | None:
 
 
 def read_processes_of_user() -> ResourceReading | None:
-    """Processes and threads of this user, against `ulimit -u`; None where it does not bind: it is
-    none, or we are root (setrlimit(2)). Asks for every process of the machine."""
+    """Count processes and threads of this user, against `ulimit -u`; return None if there is no
+    limit, or the user is root, whom it does not bind (setrlimit(2)). Reads every process of the
+    machine."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     user = os.getuid()
     if soft == resource.RLIM_INFINITY or user == 0:

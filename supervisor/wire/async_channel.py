@@ -1,4 +1,5 @@
-"""The end of a channel on an event loop: callbacks in, messages out, nothing waits."""
+"""The supervisor's end of a channel, on an event loop: callbacks in, messages out, nothing
+blocks."""
 
 import asyncio
 import errno
@@ -18,12 +19,12 @@ from supervisor.wire.messages import Message, ProtocolError, encode
 log = get_logger("supervisor")
 
 MOST_AT_ONCE = 32
-"""Packets that are taken in one turn of the loop; what else there is comes in between."""
+"""Packets that are read in one turn of the loop, before other events are handled."""
 _MOST_BYTES, _MOST_S = 256 * 1024, 0.004
-"""What is read, and how long it is worked on, in one turn."""
+"""Bytes that are read, and seconds that are spent on them, in one turn."""
 _BUSY_SHARE, _BUSY_SPAN_S = 0.4, 1.0
-"""The share of the loop's processor time that one peer's messages may take in a second; past it,
-the peer waits."""
+"""Share of the loop's processor time that one peer's messages may take in a second; past it, the
+peer waits."""
 _NO_DESCRIPTORS_PAUSE_S = 0.05
 _MOST_UNSENT_BYTES = 64 * 1024 * 1024
 
@@ -31,13 +32,13 @@ M = TypeVar("M")
 
 
 class AsyncChannel(Generic[M]):
-    """The event loop's side: callbacks in, messages out, nothing waits.
+    """End of a channel on the event loop: callbacks in, messages out, nothing blocks.
 
-    `on_message` gets each message with its descriptors, which then belong to it. `on_close` is
-    called once, after the last message, unless `close` was called first: with None at end-of-file,
-    or else with the reason why the channel cannot be used any more. That may be the peer's fault
-    (`ProtocolError`: it sent what it may not, or too much), the kernel's (`OSError`), or a message
-    that `on_message` raised for.
+    `on_message` gets each message with its descriptors, which it then owns. `on_close` is called
+    once, after the last message, unless `close` was called first: with None at end-of-file, or else
+    with the reason why the channel cannot be used any more. That may be the peer's fault
+    (`ProtocolError`: it sent what it may not, or too much), the kernel's (`OSError`), or an
+    exception of `on_message`.
     """
 
     def __init__(
@@ -59,18 +60,18 @@ class AsyncChannel(Generic[M]):
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send now, or as soon as there is room. To a closed channel it is dropped: `on_close` has
-        reported that. Raises `OSError` where the kernel will not carry it."""
+        """Send now, or as soon as there is room. A closed channel drops the message: `on_close` has
+        reported that. Raises `OSError` if the kernel refuses it."""
         self.send_encoded(encode(message), fds)
 
     def send_encoded(self, body: bytes, fds: Sequence[int] = ()) -> None:
-        """Send what `encoded` has made."""
+        """Send a message that `encoded` has made."""
         if not self._open:
             return
         if self._unsent and sum(len(packet) for packet, _ in self._unsent) > _MOST_UNSENT_BYTES:
             raise OSError(errno.ENOBUFS, "its peer does not read")
         for packet in packets(body):
-            # The caller may close its descriptors at once; what waits holds duplicates.
+            # The caller may close its descriptors at once, so waiting packets have duplicates.
             if self._unsent or not self._try_send(packet, fds):
                 self._unsent.append((packet, _duplicates(fds)))
             fds = ()
@@ -78,8 +79,8 @@ class AsyncChannel(Generic[M]):
             self._loop.add_writer(self._socket.fileno(), self._writable)
 
     def drain(self) -> None:
-        """Take what is there and close: the other side is dead, and maybe not the only holder
-        of its end."""
+        """Read what is there and close: the peer is dead, and maybe not the only holder of its
+        end."""
         while self._open and self._take_one():
             pass
         self.close()
@@ -125,7 +126,7 @@ class AsyncChannel(Generic[M]):
             if not self._open or self._inbox.taken_bytes > most or time.monotonic() > until:
                 break
             if not _descriptor_free():
-                # A message read now would lose what comes with it; in the socket it keeps.
+                # A message read now would lose its descriptors; in the socket it is safe.
                 self._pause(_NO_DESCRIPTORS_PAUSE_S)
                 return
             if not self._take_one():
@@ -133,7 +134,8 @@ class AsyncChannel(Generic[M]):
         self._spent(time.thread_time() - began)
 
     def _spent(self, seconds: float) -> None:
-        """A peer that sends without end does not keep the loop from the others."""
+        """Count the time spent on the peer, and pause it if it sends without end, so that the loop
+        serves the others."""
         now = time.monotonic()
         if now - self._busy_since > _BUSY_SPAN_S:
             self._busy_since, self._busy_s = now, 0.0
@@ -150,7 +152,7 @@ class AsyncChannel(Generic[M]):
             self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _take_one(self) -> bool:
-        """Take one packet; False if there is none now, or never will be."""
+        """Read one packet; return False if there is none now, or never will be."""
         try:
             received = self._inbox.take()
             if received is not None:
@@ -180,7 +182,7 @@ def _descriptor_free() -> bool:
 
 
 def _duplicates(fds: Sequence[int]) -> list[int]:
-    """Of all of them, or of none. Raises `OSError`."""
+    """Duplicate all descriptors, or none. Raises `OSError`."""
     found: list[int] = []
     try:
         for fd in fds:

@@ -1,10 +1,10 @@
 """A channel: one `AF_UNIX` sequenced-packet socket that carries messages and descriptors.
 
-A packet is a byte that says whether its message goes on in the next one, and a part of the
+A packet is a byte that tells whether its message continues in the next one, and a part of the
 message: the kernel bounds a packet by the socket's buffer. The descriptors of a message travel with
 its first packet. End-of-file tells either side that the other is gone.
 
-`Channel` is the side of the fork server and of the workers, which blocks; the supervisor's is in
+`Channel` is the blocking side, of the fork server and of the workers; the supervisor's is in
 `supervisor.wire.async_channel`.
 """
 
@@ -21,13 +21,13 @@ import msgspec
 from supervisor.wire.messages import Message, ProtocolError, decode, encode, to_worker
 
 PACKET_BYTES = 64 * 1024
-"""Of a message in one packet."""
+"""Bytes of a message in one packet."""
 
 LONGEST_BYTES = 32 * 1024 * 1024
-"""Of a message to a worker or fork server."""
+"""Bytes of a message to a worker or fork server, at most."""
 
 LONGEST_ANSWER_BYTES = 8 * 1024 * 1024
-"""Of a message from one."""
+"""Bytes of a message from a worker or fork server, at most."""
 
 _LAST, _MORE = b"\0", b"\1"
 _MAX_FDS = 4
@@ -38,28 +38,28 @@ M = TypeVar("M")
 
 
 class ChannelClosed(Exception):
-    """The other side is gone, or closed its end."""
+    """End of the channel: the other side is gone, or closed its end."""
 
 
 class MessageTooLong(ValueError):
-    """Message that is longer than the other side would take."""
+    """Message that is longer than the other side accepts."""
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected ends, both close-on-exec."""
+    """Return two connected ends, both close-on-exec."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def encoded(message: Message, decoder: "msgspec.msgpack.Decoder[Any]" = to_worker) -> bytes:
     """Encode a message to a worker, and make sure that its `decoder` can read it.
 
-    Raises `TypeError`, `ValueError`, `OverflowError` or `RecursionError` for what MessagePack
+    Raises `TypeError`, `ValueError`, `OverflowError` or `RecursionError` for types that MessagePack
     cannot carry, and `MessageTooLong`.
     """
     body = encode(message)
     if len(body) > LONGEST_BYTES:
         raise MessageTooLong(f"message of {len(body)} bytes; {LONGEST_BYTES} are allowed")
-    decoder.decode(body)  # what is nested too deep can be written and not read
+    decoder.decode(body)  # too deep nesting can be encoded and not decoded
     return body
 
 
@@ -74,7 +74,7 @@ def packets(body: bytes) -> Iterator[bytes]:
 
 
 class Inbox(Generic[M]):
-    """Reads the messages of one direction from a socket; keeps the begin of one whose rest has not
+    """Reader of the messages of one direction. It holds the beginning of one whose rest has not
     arrived, at most `longest` bytes."""
 
     def __init__(
@@ -86,12 +86,12 @@ class Inbox(Generic[M]):
         self._begun = bytearray()
         self._fds: list[int] = []
         self.taken_bytes = 0
-        """Read so far, of all messages."""
+        """Bytes read so far, of all messages."""
 
     def take(self) -> tuple[M, list[int]] | None:
-        """Read one packet: returns the message that it completes, with its descriptors, or None.
+        """Read one packet; return the message that it completes, with its descriptors, or None.
 
-        Raises `ChannelClosed` at end-of-file, `BlockingIOError` where there is no packet, and
+        Raises `ChannelClosed` at end-of-file, `BlockingIOError` if there is no packet, and
         `ProtocolError` for anything else that is not a packet of a message; its descriptors are
         closed then.
         """
@@ -119,7 +119,7 @@ class Inbox(Generic[M]):
         return message, complete
 
     def close(self) -> None:
-        """Drop the begin of a message, and close the descriptors that came with it."""
+        """Drop the beginning of a message, and close its descriptors."""
         close_fds(self._fds)
         self._fds, self._begun = [], bytearray()
 
@@ -130,7 +130,8 @@ class Inbox(Generic[M]):
                     PACKET_BYTES + 1, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
                 )
             except ConnectionResetError:
-                # It died with something of ours unread; what it sent before is still to be read.
+                # The peer died with unread messages of ours; what it sent before is still to be
+                # read.
                 continue
             break
         fds: list[int] = []
@@ -149,7 +150,8 @@ class Inbox(Generic[M]):
 
 
 class Channel(Generic[M]):
-    """The blocking side, for a process that does one thing at a time; `M`: what it receives."""
+    """Blocking end of a channel, for a process that does one thing at a time; `M`: the type that it
+    receives."""
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class Channel(Generic[M]):
 
     def receive(self, timeout_s: float | None) -> tuple[M, list[int]] | None:
         """Return the next message and its descriptors, or None after `timeout_s` (None: no limit).
-        Once a message has begun to arrive, its end is waited for.
+        Once a message has begun to arrive, wait for its end.
 
         Raises `ChannelClosed` at end-of-file.
         """
@@ -195,7 +197,7 @@ class Channel(Generic[M]):
 
 
 def close_fds(fds: Sequence[int]) -> None:
-    """Close all of them."""
+    """Close all descriptors."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)

@@ -1,8 +1,8 @@
-"""The messages between the supervisor, its fork servers and its workers: one union per direction.
+"""Messages between the supervisor, its fork servers and its workers: one union per direction.
 
-Each is a tagged MessagePack map; descriptors (a socket, a spool, a pidfd) travel beside it. What a
-worker sends is untrusted: every field is checked while it is decoded, and what a model says
-(`value`, `values`, `checkpoint`) travels as bytes that `supervisor.wire.payload` decodes.
+Each is a tagged MessagePack map; descriptors (a socket, a spool, a pidfd) travel beside it.
+Messages of a worker are untrusted: every field is checked while it is decoded, and values of a
+model (`value`, `values`, `checkpoint`) travel as bytes that `supervisor.wire.payload` decodes.
 """
 
 import math
@@ -13,13 +13,13 @@ import msgspec
 from supervisor.settings import Sandbox
 
 LONGEST_VALUE_BYTES = 8 * 1024 * 1024 - 64 * 1024
-"""Of what a model says in one message, encoded."""
+"""Bytes of a model's encoded value in one message, at most."""
 LONGEST_CHECKPOINT_BYTES = 512 * 1024
 _LONGEST_TEXT, _LONGEST_CODE = 16 * 1024, 100
 _MOST_SECONDS, _MOST_UNITS = 1e6, 1e9
 
 Number = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
-"""Of a job, a stream, an input or a ticket."""
+"""Number of a job, a stream, an input or a ticket."""
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=_MOST_SECONDS)]
 Units = Annotated[float, msgspec.Meta(ge=0, le=_MOST_UNITS)]
@@ -32,14 +32,14 @@ Sentences = Annotated[list[Text], msgspec.Meta(max_length=32)]
 
 
 class ProtocolError(Exception):
-    """A peer sent what its side of the protocol does not allow."""
+    """Message that the protocol does not allow."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
     """Base of all messages; the class name is the tag on the wire."""
 
     descriptors: ClassVar[tuple[int, ...]] = (0,)
-    """How many descriptors may travel beside it."""
+    """Numbers of descriptors that may travel beside it."""
 
 
 # --- supervisor to fork server --------------------------------------------------------------------
@@ -47,7 +47,7 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 class Load(Message, frozen=True):
     """Load `function` of `module` with `options`, with temporary files in the directory `scratch`,
-    at a priority that is lower by `nice`. The first message to a fork server."""
+    at a priority lower by `nice`. It is the first message to a fork server."""
 
     module: str
     function: str
@@ -60,8 +60,8 @@ class Load(Message, frozen=True):
 
 
 class Fork(Message, frozen=True):
-    """Fork a worker. Descriptors: the worker's end of its channel, its page, and the pipe that
-    takes its standard output and error."""
+    """Fork a worker. Descriptors: the worker's end of its channel, its page, and the pipe for its
+    standard output and error."""
 
     descriptors: ClassVar[tuple[int, ...]] = (3,)
 
@@ -69,15 +69,15 @@ class Fork(Message, frozen=True):
 
 
 class Trim(Message, frozen=True):
-    """Give freed memory back to the kernel. Sent to workers, too."""
+    """Return freed memory to the kernel. Sent to workers, too."""
 
 
 # --- fork server to supervisor --------------------------------------------------------------------
 
 
 class Loaded(Message, frozen=True):
-    """The model is in memory and warm; forks may be asked for. `sandbox`: what workers will have
-    given up, and why not the rest."""
+    """Model is in memory and warm; forks may be requested. `sandbox`: measures that workers will
+    have in force; `sandbox_missing`: why not the others."""
 
     load_s: Seconds
     warm_s: Seconds
@@ -95,7 +95,7 @@ class LoadFailed(Message, frozen=True):
 
 
 class Forked(Message, frozen=True):
-    """The worker exists, as a child of the supervisor. Descriptor: its pidfd."""
+    """Worker exists, as a child of the supervisor. Descriptor: its pidfd."""
 
     descriptors: ClassVar[tuple[int, ...]] = (1,)
 
@@ -104,7 +104,7 @@ class Forked(Message, frozen=True):
 
 
 class ForkFailed(Message, frozen=True):
-    """The kernel refused the fork (memory or process limits)."""
+    """Kernel refused the fork (memory or process limits)."""
 
     ticket: Number
     error: Text
@@ -124,7 +124,7 @@ class Run(Message, frozen=True):
 
 
 class Cancel(Message, frozen=True):
-    """Stop the job at the next step, its result is not wanted."""
+    """Stop the job at the next step: its result is not wanted."""
 
     job: Number
 
@@ -132,8 +132,8 @@ class Cancel(Message, frozen=True):
 class Open(Message, frozen=True):
     """Begin a stream, or resume it after another worker: `before` units of its input are not
     replayed, `checkpoint` is the last one, and answers to inputs up to the number `answered` have
-    been given. `since`: when the oldest input came that is not answered (seconds of
-    CLOCK_MONOTONIC). `background`: it has the steps that streams and files leave."""
+    been given. `since`: when the oldest unanswered input came (seconds of CLOCK_MONOTONIC).
+    `background`: it gets the steps that live streams and files leave."""
 
     stream: Number
     request: dict[str, Any]
@@ -145,8 +145,7 @@ class Open(Message, frozen=True):
 
 
 class Feed(Message, frozen=True):
-    """The next input of a stream, numbered from 1; `at`: when it came (seconds of
-    CLOCK_MONOTONIC)."""
+    """Next input of a stream, numbered from 1; `at`: when it came (seconds of CLOCK_MONOTONIC)."""
 
     stream: Number
     number: Number
@@ -168,7 +167,7 @@ class Leave(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """Jobs may be sent. `in_force`: what its sandbox has put in force. Descriptor: what reports its
+    """Worker takes jobs. `in_force`: its sandbox measures. Descriptor: the listener for its
     forbidden calls, if it has a system call filter."""
 
     descriptors: ClassVar[tuple[int, ...]] = (0, 1)
@@ -184,14 +183,14 @@ class Progress(Message, frozen=True):
 
 
 class Done(Message, frozen=True):
-    """The job's result, encoded."""
+    """Result of the job, encoded."""
 
     job: Number
     value: Value
 
 
 class Failed(Message, frozen=True):
-    """The job raised. `code` is None unless it was a `JobError`."""
+    """Exception of the job. `code` is None unless it was a `JobError`."""
 
     job: Number
     code: Code | None
@@ -200,14 +199,14 @@ class Failed(Message, frozen=True):
 
 
 class Cancelled(Message, frozen=True):
-    """The job was stopped and forgotten."""
+    """Job was stopped and forgotten."""
 
     job: Number
 
 
 class Fed(Message, frozen=True):
-    """A stream's answer to that input (see `StreamAnswer`); `values` is an encoded list. `ran_s`:
-    the processor time that it took, as the worker counts it."""
+    """Answer of a stream to an input (see `StreamAnswer`); `values` is an encoded list. `ran_s`:
+    its processor time, as the worker counts it."""
 
     stream: Number
     number: Number
@@ -219,7 +218,7 @@ class Fed(Message, frozen=True):
 
 
 class StreamFailed(Message, frozen=True):
-    """The stream raised, and is forgotten. `code` as in `Failed`."""
+    """Exception of a stream, which is forgotten. `code` as in `Failed`."""
 
     stream: Number
     code: Code | None
@@ -244,8 +243,8 @@ _FLOATS = ("units", "ran_s", "load_s", "warm_s")
 
 
 def decode(decoder: "msgspec.msgpack.Decoder[M]", body: bytes, descriptors: int) -> M:
-    """Decode one message of that direction. Raises `ProtocolError` where it is none, where a
-    number is not finite, or where another number of descriptors came with it."""
+    """Decode one message of that direction. Raises `ProtocolError` if it is not one, if a number is
+    not finite, or if another number of descriptors came with it."""
     try:
         message = decoder.decode(body)
     except (msgspec.DecodeError, RecursionError, MemoryError) as error:
@@ -258,6 +257,6 @@ def decode(decoder: "msgspec.msgpack.Decoder[M]", body: bytes, descriptors: int)
 
 
 def sendable(text: str, most: int = _LONGEST_TEXT) -> str:
-    """Return `text` so that it can be sent: half characters escaped, cut to its last `most`
+    """Make `text` encodable: lone surrogates are escaped, and it is cut to its last `most`
     characters."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")[-most:]

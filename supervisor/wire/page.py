@@ -1,7 +1,7 @@
-"""A worker's page: two words of memory that it shares with the supervisor, and nobody else.
+"""A worker's page: two words of memory that it shares with the supervisor only.
 
-The page is sealed, so that no worker can shrink it below the supervisor's feet, and each worker has
-one of its own. What stands there is the worker's word: a heartbeat that stops means a hang, and the
+The page is sealed, so that no worker can shrink it while the supervisor reads it, and each worker
+has its own. Its content is a claim of the worker: a heartbeat that stops means a hang, and the
 number of a job or stream that the worker does not have means nothing.
 """
 
@@ -27,7 +27,7 @@ def create_page() -> int:
 
 
 class Page:
-    """The page behind `fd`, which is closed."""
+    """Shared page behind `fd`, which is closed."""
 
     def __init__(self, fd: int) -> None:
         try:
@@ -38,12 +38,12 @@ class Page:
 
     @property
     def heartbeat(self) -> int:
-        """A number that changes while the worker lives."""
+        """Number that changes while the worker lives."""
         return self._words[_HEARTBEAT]
 
     @property
     def at_hand(self) -> int:
-        """Number of the job or stream that the worker is working for, or 0."""
+        """Number of the job or stream that the worker is working on, or 0."""
         return self._words[_AT_HAND]
 
     def beat(self) -> None:
@@ -51,12 +51,12 @@ class Page:
         self._words[_HEARTBEAT] = (self._words[_HEARTBEAT] + 1) & 0xFFFFFFFF
 
     def turn_to(self, number: int) -> int:
-        """Announce what the worker is working for from now on; returns what it was before."""
+        """Announce what the worker works on from now on; return the number before."""
         before, self._words[_AT_HAND] = self._words[_AT_HAND], number
         self.beat()
         return before
 
     def close(self) -> None:
-        """Unmap. May be called twice."""
+        """Unmap the page. May be called twice."""
         self._words.release()
         self._map.close()

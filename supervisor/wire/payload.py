@@ -1,8 +1,8 @@
-"""What a model says, as bytes on the wire: encoded by the worker, decoded by the supervisor.
+"""Values of a model as bytes on the wire: encoded by the worker, decoded by the supervisor.
 
 A few bytes of MessagePack can become many objects: 8 MiB of empty maps are 600 MB. So a payload is
-decoded only where its objects are known to be few: by counting the bytes that may begin one, or, of
-a large payload, by walking over it.
+decoded only if it is known to have few objects: by counting the bytes that may begin one, or, for a
+large payload, by walking over it.
 """
 
 from typing import Any
@@ -12,22 +12,22 @@ import msgspec
 from supervisor.wire.messages import LONGEST_VALUE_BYTES, ProtocolError
 
 MOST_OBJECTS = 150_000
-"""In one payload. So many take about 30 ms and 15 MB to decode."""
+"""Objects in one payload, at most. Decoding this many takes about 30 ms and 15 MB."""
 _NO_OBJECTS = bytes((0xC0, 0xC2, 0xC3, *range(0x80), *range(0xE0, 0x100)))
-"""Bytes that begin nothing that takes memory of its own: nil, booleans and small integers."""
+"""Bytes that begin values without memory of their own: nil, booleans and small integers."""
 _SMALL = 4 * MOST_OBJECTS
-"""Bytes: a payload of so many holds at most that many items."""
+"""Bytes: a payload of this size holds at most that many items."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
 
 class Unsendable(ValueError):
-    """A value that cannot travel: MessagePack has no such type, or it is too large."""
+    """Value that cannot be sent: MessagePack has no such type, or it is too large."""
 
 
 def pack_value(value: Any, most: int = LONGEST_VALUE_BYTES) -> bytes:
-    """Encode what a model says. Raises `Unsendable`."""
+    """Encode a value of a model. Raises `Unsendable`."""
     try:
         body = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -42,10 +42,10 @@ def pack_value(value: Any, most: int = LONGEST_VALUE_BYTES) -> bytes:
 
 
 def unpack_value(body: bytes) -> Any:
-    """Decode what a model says. Raises `ProtocolError` for what is no MessagePack, is nested too
+    """Decode a value of a model. Raises `ProtocolError` if it is not MessagePack, is nested too
     deeply, or has more than `MOST_OBJECTS` objects."""
     many = len(body) > _SMALL or len(body.translate(None, _NO_OBJECTS)) > MOST_OBJECTS
-    if many or b"\xde" in body or b"\xdf" in body:  # the latter begin a map of more than 15
+    if many or b"\xde" in body or b"\xdf" in body:  # the last two begin a map of more than 15
         _walk(body)
     try:
         return _decode(body)
@@ -62,7 +62,7 @@ def unpack_list(body: bytes) -> list[Any]:
 
 
 # By the first byte of an item (https://github.com/msgpack/msgpack/blob/master/spec.md): how many
-# bytes of it follow, and, of those of variable length, in how many bytes the length stands.
+# bytes follow, and, for those of variable length, how many bytes hold the length.
 _FIXED = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 _FIXED |= {0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17}
 _COUNTED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
@@ -70,11 +70,11 @@ _EXTENSIONS = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 
 
 def _walk(body: bytes) -> None:
-    """Walk over the items, which are skipped and not made. Raises `ProtocolError` past the most,
+    """Walk over the items, without making objects of them. Raises `ProtocolError` past the most,
     and for an array as a key of a large map: tuples can be chosen so that all of them collide."""
     at, end, items = 0, len(body), 0
     left, keyed = 1 << 62, False
-    """Items to come of the container at hand, and whether it is a large map."""
+    """Items to come of the current container, and whether it is a large map."""
     around: list[tuple[int, bool]] = []
     while at < end:
         items += 1

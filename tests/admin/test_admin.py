@@ -47,7 +47,7 @@ class Admin:
         return health
 
     def metrics(self) -> dict[str, float]:
-        """Samples by name and labels, as Prometheus would write them."""
+        """Return samples by name and labels, in Prometheus's notation."""
         status, body = self.ask("GET", "/metrics")
         assert status == 200
         found = {}
@@ -75,7 +75,6 @@ def own_server(
         directory,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_WORKERS_COUNT="2",
         MODELSERVER_DEBUG_HANG_S="1",
     ) as server:
@@ -266,9 +265,7 @@ def test_without_a_server_they_say_so(tmp_path: Path) -> None:
 def test_draining_takes_no_new_work_and_goes_on_living(
     tmp_path: Path, small: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
-    with start_server(
-        tmp_path, "--model", str(small.directory), MODELSERVER_DEBUG_WARMUP="none"
-    ) as server:
+    with start_server(tmp_path, "--model", str(small.directory)) as server:
         server.wait_ready()
         admin = Admin(tmp_path / "admin.sock")
         assert admin.post("/admin/drain")[0] == 202
@@ -290,7 +287,6 @@ def test_over_tcp_everybody_needs_the_token(tmp_path: Path, small: models.ModelL
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_ADMIN_LISTEN="127.0.0.1:0",
         MODELSERVER_ADMIN_TOKEN_FILE=str(token),
     ) as server:
@@ -330,10 +326,10 @@ def test_a_second_server_leaves_the_first_ones_socket_alone(
     for directory in (first, second, third):
         directory.mkdir()
     model = ("--model", str(small.directory))
-    with start_server(first, *model, MODELSERVER_DEBUG_WARMUP="none", **runtime) as one:
+    with start_server(first, *model, **runtime) as one:
         one.wait_event("admin.started")
         admin = Admin(tmp_path / "modelserver" / "admin.sock")
-        with start_server(second, *model, MODELSERVER_DEBUG_WARMUP="none", **runtime) as two:
+        with start_server(second, *model, **runtime) as two:
             warned = two.wait_event("admin.start_failed")
             assert "another server listens there" in warned["reason"]
             two.wait_ready()
@@ -341,7 +337,7 @@ def test_a_second_server_leaves_the_first_ones_socket_alone(
         one.process.kill()
         one.process.wait()
         assert admin.path.is_socket()  # left behind
-    with start_server(third, *model, MODELSERVER_DEBUG_WARMUP="none", **runtime) as three:
+    with start_server(third, *model, **runtime) as three:
         three.wait_event("admin.started")
         assert admin.health()["pid"] == three.pid
         assert three.stop() == 0
@@ -369,7 +365,6 @@ def over_tcp(
         tmp_path_factory.mktemp("tcp"),
         f"--model={small.directory}",
         before_exec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512)),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_ADMIN_LISTEN="127.0.0.1:0",
         admin_token="secret",
     ) as server:
@@ -431,7 +426,7 @@ while True:
 
 @pytest.fixture
 def false_server() -> Iterator[Path]:
-    """The socket of somebody else's process, where everybody may go."""
+    """Give the socket of another user's process, which every user may open."""
     if os.getuid() != 0:
         pytest.skip("another user's process takes root")
     directory = tempfile.TemporaryDirectory()
@@ -474,7 +469,7 @@ ask(AdminAddress(path=Path({str(false_server)!r})), "GET", "/admin/health", None
 """
     asked = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
     assert "PermissionError" in asked.stderr
-    assert "answers there, of another user (12346)" in asked.stderr
+    assert "of another user (12346) answers there" in asked.stderr
 
 
 def test_a_drain_can_be_taken_back(

@@ -47,11 +47,7 @@ class Admin:
 
 
 def admin_settings(port: int) -> dict[str, str]:
-    return {
-        "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{port}",
-        "admin_token": TOKEN,
-        "MODELSERVER_DEBUG_WARMUP": "none",
-    }
+    return {"MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{port}", "admin_token": TOKEN}
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +197,7 @@ def test_models_are_listed_and_what_cannot_be_is_refused(admin: Admin) -> None:
 def test_a_model_is_fetched_and_served_from_the_page(
     tmp_path: Path, embedded: models.ModelLocation, launched: Browser, driver: Browsers
 ) -> None:
-    """From a mirror that answers with nothing of use: that is told on the page."""
+    """Use a mirror that answers with nothing useful: the page reports that."""
     port = free_port()
     given = admin_settings(port) | {
         "MODELSERVER_MODELS_URLS": f"http://127.0.0.1:{free_port()}",
@@ -213,8 +209,8 @@ def test_a_model_is_fetched_and_served_from_the_page(
         page = logged_in(launched, f"http://127.0.0.1:{port}").page
         page.get_by_role("tab", name="Models").click()
         row = page.get_by_role("row").filter(has_text="vosk-model-small-cn-0.22")
-        row.get_by_role("button", name="Fetch").click()
-        page.get_by_role("button", name="Do it").click()
+        row.get_by_role("button", name="Download").click()
+        page.get_by_role("button", name="Confirm").click()
         expect(page.locator("#models")).to_contain_text("was not fetched", timeout=30_000)
         running.wait_event("admin.pull_requested")
 
@@ -233,11 +229,11 @@ def test_it_says_how_the_server_is(
     visited = logged_in(launched, admin.url)
     page = visited.page
     admin.server.convert(wav_clips[0])
-    expect(page.locator("#verdict")).to_contain_text("It is serving")
+    expect(page.locator("#verdict")).to_contain_text("The server works")
     answers = page.locator("#answers li")
     expect(answers).to_have_count(4)
-    expect(answers.nth(0)).to_contain_text("2 of 2 workers are able")
-    expect(answers.nth(2)).to_contain_text("half within", timeout=5000)
+    expect(answers.nth(0)).to_contain_text("2 of 2 workers are ready")
+    expect(answers.nth(2)).to_contain_text("half of them within", timeout=5000)
     expect(page.locator("#memory-chart figcaption")).to_contain_text("model")
     assert violations(page, node_packages) == []
     for name, there in (
@@ -256,9 +252,9 @@ def test_it_says_how_the_server_is(
     assert "model.loaded" not in page.locator("#events").inner_text()
     page.locator("#tongue").select_option("zh")
     expect(page.get_by_role("tab", name="日志")).to_be_visible()
-    expect(page.locator("#verdict")).to_contain_text("正在服务")
+    expect(page.locator("#verdict")).to_contain_text("服务正常")
     page.get_by_role("tab", name="日志").press("ArrowRight")
-    expect(page.locator("#answers li").first).to_contain_text("在服务吗")
+    expect(page.locator("#answers li").first).to_contain_text("服务正常吗")
     page.locator("#logout").click()
     expect(page.locator("#login")).to_be_visible()
     visited.must_be_well()
@@ -298,7 +294,7 @@ def workers(admin: Admin) -> list[dict[str, Any]]:
 
 
 def confirmed(page: Page) -> None:
-    page.get_by_role("button", name="Do it").click()
+    page.get_by_role("button", name="Confirm").click()
 
 
 def test_what_it_does_is_confirmed_and_logged(admin: Admin, launched: Browser) -> None:
@@ -312,7 +308,7 @@ def test_what_it_does_is_confirmed_and_logged(admin: Admin, launched: Browser) -
     admin.server.wait_event("admin.drain_requested")
     page.get_by_role("button", name="Resume").click()
     confirmed(page)
-    expect(page.locator("#verdict")).to_contain_text("It is serving")
+    expect(page.locator("#verdict")).to_contain_text("The server works")
     before = {w["pid"] for w in workers(admin)}
     page.get_by_role("tab", name="Workers").click()
     page.get_by_role("button", name="Recycle").first.click()
@@ -332,7 +328,7 @@ def test_what_it_does_is_confirmed_and_logged(admin: Admin, launched: Browser) -
 
 
 def squeeze(cgroup: MemoryCgroup, used: int) -> None:
-    """As far as the kernel lets: some of its own is charged, too."""
+    """Set the lowest limit that the kernel accepts: some of its own memory is charged, too."""
     for spare in range(4, 44, 8):
         with contextlib.suppress(AssertionError):
             cgroup.limit(used + spare * MB)
@@ -379,7 +375,7 @@ def test_a_server_that_goes_is_missed_and_found_again(
         expect(page.locator("#login")).to_be_visible(timeout=10_000)
         page.locator("#token").fill(TOKEN)
         page.locator("#token").press("Enter")
-        expect(page.locator("#verdict")).to_contain_text("It is serving", timeout=10_000)
+        expect(page.locator("#verdict")).to_contain_text("The server works", timeout=10_000)
         expect(page.locator("#lost")).to_be_hidden()
 
 

@@ -1,4 +1,5 @@
-"""What HAProxy is told, by the state of the server; that it acts on it is in test_cluster."""
+"""Answers of the HAProxy agent, by the state of the server; test_cluster checks that HAProxy
+follows."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ from modelserver.serving.service import SpeechService
 
 
 def service(**state: Any) -> SpeechService:
-    """As far as it is asked."""
+    """Build the part of a service that the agent reads."""
     given = {
         "draining": "",
         "reason": None,
@@ -86,7 +87,7 @@ def service(**state: Any) -> SpeechService:
         ({"takes_streams": False, "takes_work": False}, "", "drain"),
         ({"draining": "so", "admitted": 1}, "", "drain"),
         ({"draining": "so", "streams": 1}, "", "drain"),
-        ({"draining": "so"}, "", "maint #so, and nothing is left inside"),
+        ({"draining": "so"}, "", "maint #so, and all requests have ended"),
         # A place is a place: a short queue bounds what may come.
         ({"limit": 3}, "", "up ready 10% maxconn:3"),
     ],

@@ -1,4 +1,4 @@
-"""What systemd is told, received as systemd receives it: from a real server, by datagrams."""
+"""Notifications to systemd, received as systemd receives them: from a real server, by datagrams."""
 
 import os
 import signal
@@ -27,7 +27,6 @@ def test_systemd_is_told_of_the_whole_life(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         NOTIFY_SOCKET=str(systemd.path),
         WATCHDOG_USEC="2000000",
     ) as server:
@@ -74,7 +73,7 @@ def test_without_systemd_nothing_is_said(tmp_path: Path, small_settings: dict[st
 
 
 def test_no_byte_of_a_name_ends_what_systemd_is_told(tmp_path: Path, systemd: Systemd) -> None:
-    """Neither one that is not UTF-8 nor a line's end, which would begin another field."""
+    """Use a name that is not UTF-8, with a line break, which would begin another field."""
     model = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\nREADY=1/")
     with start_server(
         tmp_path, f"--model={model}", NOTIFY_SOCKET=str(systemd.path), WATCHDOG_USEC="2000000"

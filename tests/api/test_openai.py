@@ -46,7 +46,7 @@ def client(server: RunningServer) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="module")
 def spoken(clips: list[bytes]) -> bytes:
-    """Two utterances."""
+    """Audio with two utterances."""
     return clips[1] + bytes(64_000) + clips[0]
 
 
@@ -164,7 +164,7 @@ def test_what_is_timed_may_be_a_list_of_json(server: RunningServer, clips: list[
 
 
 def long_speech(segments: int, words: int) -> Speech:
-    """Each segment of so many words of a third of a second."""
+    """Make segments of so many words of a third of a second."""
     every = 0.36
     said = [SpeechWord("단어", n * every, n * every + 0.3, 0.9) for n in range(segments * words)]
     made = [

@@ -101,7 +101,7 @@ def test_it_is_as_the_server_behaves(server: RunningServer, tmp_path: Path) -> N
             "--workers=1",
             "--request-timeout=30",
             "--no-color",
-            # What is refused as no audio is no mistake of the schema.
+            # A refusal because there is no audio is not a mistake of the schema.
             "--exclude-checks=positive_data_acceptance",
             "--exclude-operation-id-regex=stream|voskStream|realtime",
         ],

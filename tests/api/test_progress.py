@@ -1,4 +1,4 @@
-"""What a client that reads slowly is sent while a file is decoded."""
+"""Progress for a client that reads slowly while a file is decoded."""
 
 import pytest
 

@@ -128,13 +128,13 @@ class Collected:
 
 
 class Collector:
-    """What a collector has been sent."""
+    """Collector, with the spans that it was sent."""
 
     def __init__(self, there: Elsewhere) -> None:
         self.there = there
 
     def spans(self, trace: str) -> dict[str, Collected]:
-        """Those of a trace, by name."""
+        """Return the spans of a trace, by name."""
         return {one.name: one for one in self.all() if one.inner.trace_id == bytes.fromhex(trace)}
 
     def all(self) -> list[Collected]:
@@ -149,7 +149,7 @@ class Collector:
         return found
 
     def wait(self, trace: str, name: str) -> dict[str, Collected]:
-        """Until that span is there: parents are sent when they are over, so after their parts."""
+        """Wait until that span is there: parents are sent when they end, so after their parts."""
         until(lambda: name in self.spans(trace), 15, f"span {name}")
         return self.spans(trace)
 

@@ -1,4 +1,5 @@
-"""Many files at once: by a running server, and resuming from the journal, whoever was killed."""
+"""Many files at once: by a running server, and resuming from the journal after any process was
+killed."""
 
 import json
 import os
@@ -163,7 +164,7 @@ def test_a_key_is_sent(
 
 
 def noted(out: Path) -> list[Path]:
-    """What the journal there says is written."""
+    """Return the files that are done according to the journal."""
     lines = map(json.loads, (out / ".modelserver-journal").read_text().splitlines())
     return [out / f"{Path(line['file']).stem}.txt" for line in lines if line.get("done")]
 

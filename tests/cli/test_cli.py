@@ -15,6 +15,7 @@ from onnx_models import make_model, tones
 
 import models
 from models.vosk.prepared import PreparedModel, compiled_graph
+from modelserver import __version__
 
 
 def modelserver(
@@ -46,7 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, wav_clips: list[bytes]) -> l
 
 @pytest.fixture(scope="module", autouse=True)
 def _prepared(prepared_embedded: PreparedModel) -> None:
-    """These commands serve the prepared model."""
+    """Have these commands serve the prepared model."""
     assert compiled_graph(prepared_embedded.directory).is_file()
 
 
@@ -211,7 +212,7 @@ def test_what_cannot_be_prepared_is_refused_in_a_sentence(
 
 
 def test_the_version_is_told() -> None:
-    assert modelserver("--version").stdout.decode() == "modelserver, version 0.1.0\n"
+    assert modelserver("--version").stdout.decode() == f"modelserver, version {__version__}\n"
 
 
 # --- files in, files out --------------------------------------------------------------------------
@@ -262,7 +263,8 @@ def test_a_transcript_that_cannot_be_written_costs_no_other(
 
 
 def test_a_health_check_costs_little() -> None:
-    """It runs inside the server's memory limit: the standard library alone, and little of it."""
+    """Check that it uses little but the standard library, since it runs inside the server's memory
+    limit."""
     code = (
         "import sys; sys.argv = ['modelserver', 'ready', '--port=1']\n"
         "from modelserver.__main__ import main\n"

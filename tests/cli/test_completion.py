@@ -64,3 +64,19 @@ def test_the_manual_has_every_command_and_roff_accepts_it() -> None:
     for command in ("serve", "models pull", "keys add", "transcribe", "doctor"):
         assert f"modelserver {command} [OPTIONS]" in text
     assert "--config FILE" in text
+
+
+def test_a_command_imports_no_other() -> None:
+    """Check that completing a word or making a key does not import the server."""
+    program = """
+import sys
+from modelserver.cli import main
+main(["keys", "--help"], standalone_mode=False)
+print(*sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    imported = set(done.stderr.split())
+    assert "modelserver.cli.keys" in imported
+    assert imported.isdisjoint({"modelserver.cli.serve", "modelserver.server", "aiohttp"})

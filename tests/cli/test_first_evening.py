@@ -1,4 +1,4 @@
-"""What a newcomer does wrong, or has lying around, on the first evening."""
+"""Mistakes and odd files of a newcomer on the first evening."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from encoded import encoded
 from running import RunningServer, start_server
+from wavs import wav_file
 
 import models
 
@@ -99,7 +100,7 @@ def test_files_are_transcribed_whatever_the_bytes_of_their_names(
     (calls / "line\nbreak.wav").write_bytes(wav_clips[0])
     (calls / "통화.wav").write_bytes(wav_clips[0])
     (calls / os.fsdecode(b"broken\xff.ogg")).write_bytes(b"OggS" + bytes(100))
-    for _ in range(2):  # the second time it goes on from its journal
+    for _ in range(2):  # the second time it resumes from its journal
         done = modelserver("transcribe", "-o", out, calls, settings=small_settings)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
@@ -169,7 +170,10 @@ def test_root_does_not_serve_with_the_directories_of_a_service(
     given = {**small_settings, "MODELSERVER_JOBS_DIRECTORY": str(state / "jobs")}
     done = modelserver("serve", settings={**given, "MODELSERVER_PORT": "0"})
     assert done.returncode == 1
-    assert f"Error: {state}/jobs is nobody's: do it as that user (sudo -u nobody" in done.stderr
+    assert (
+        f"Error: {state}/jobs is nobody's: run the command as that user (sudo -u nobody"
+        in done.stderr
+    )
     assert not (state / "jobs").exists()
 
 
@@ -182,7 +186,7 @@ def test_the_doctor_sees_that_no_jobs_can_be_taken(
         listens = {"MODELSERVER_ADMIN_LISTEN": f"unix:{tmp_path}/admin.sock"}
         done = modelserver("doctor", settings={**small_settings, **listens})
     assert done.returncode == 1
-    assert "! jobs: none can be taken" in done.stdout
+    assert "! jobs are rejected" in done.stdout
 
 
 @pytest.mark.parametrize(("locale", "tag"), [("C.UTF-8", "zh"), ("", "zh"), ("fr_FR.UTF-8", "fr")])
@@ -245,3 +249,18 @@ def test_models_of_the_settings_are_not_missing(
     lines = lines_on_a_terminal(tmp_path, "--config", str(file))
     assert not [line for line in lines if line.startswith(("no model", "there is no model"))]
     assert lines[0]
+
+
+def test_a_file_of_keywords_that_cannot_be_read_is_seen_before_anything_is_transcribed(
+    tmp_path: Path, small_settings: dict[str, str]
+) -> None:
+    words = tmp_path / "words.txt"
+    given = {**small_settings, "MODELSERVER_KEYWORDS_FILE": str(words)}
+    given |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{tmp_path}/admin.sock"}
+    told = f"keywords_file: {words} cannot be read: No such file or directory"
+    (tmp_path / "speech.wav").write_bytes(wav_file(bytes(32_000)))
+    done = modelserver("transcribe", str(tmp_path / "speech.wav"), settings=given)
+    assert (done.returncode, told in done.stderr) == (1, True), done.stderr
+    assert f"! {told}" in modelserver("doctor", settings=given).stdout
+    words.write_text("Zaphod\nTrillian\n")
+    assert f"keywords: 2 in {words}" in modelserver("doctor", settings=given).stdout

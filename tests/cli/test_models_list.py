@@ -23,7 +23,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def command(*arguments: str, home: Path, memory: str = "4GiB") -> subprocess.CompletedProcess[str]:
-    """On a machine with so much memory."""
+    """Run the command as on a machine with so much memory."""
     return subprocess.run(
         [sys.executable, "-m", "modelserver", "models", *arguments, "--models-dir", str(home)],
         capture_output=True,

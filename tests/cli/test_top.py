@@ -27,7 +27,7 @@ class Terminal:
         self.drawn = b""
 
     def read(self) -> bytes:
-        """All so far."""
+        """Return everything drawn so far."""
         while select.select([self._terminal], [], [], 0.02)[0]:
             try:
                 self.drawn += os.read(self._terminal, 65536)
@@ -39,7 +39,7 @@ class Terminal:
         os.write(self._terminal, key.encode())
 
     def ended(self) -> int | None:
-        """With which status; None: it has not."""
+        """Return its exit status; None if it has not ended."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 

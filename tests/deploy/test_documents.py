@@ -1,35 +1,56 @@
-"""Every command with its output in README.md and docs/ is run, and says what is printed there."""
+"""Test of the commands in README.md and docs/: each one with output is run, and has to print
+that."""
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
+import click
 import pytest
 from places import ONNX_MODEL, ROOT
 from running import RunningServer, start_server
 
 from models.vosk.prepared import PreparedModel
+from modelserver.access.keyring import hash_of
+from modelserver.cli import main as program
+from modelserver.settings.configuration import read_configuration
 
+KEY = "ms-a-key-of-this-test"
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 DOCUMENTS = (*READMES, *sorted((ROOT / "docs").rglob("*.md")))
 TRANSLATED = (READMES, (ROOT / "docs/quickstart.md", ROOT / "docs/zh-CN/quickstart.md"))
-_BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```console(?: (whisper|keys))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
 
 def examples() -> Iterator[tuple[str, str, str]]:
-    """Document, command, and what it is said to print."""
+    """Yield the fixture of the server that the block names (by default the embedded model's, for
+    READMEs Whisper's), the command and its printed output."""
     for document in DOCUMENTS:
-        for block in _BLOCK.findall(document.read_text()):
-            for example in block.split("$ ")[1:] if block.startswith("$ ") else ():
-                command, _, output = example.partition("\n")
-                yield document.name, command, output
+        usual = "whisper" if document in READMES else "serving"
+        for marked, block in _BLOCK.findall(document.read_text()):
+            server = marked or usual
+            for example in block.split("\n$ ") if block.startswith("$ ") else ():
+                command, _, output = example.removeprefix("$ ").partition("\n")
+                yield pytest.param(server, command, output, id=f"{document.name}: {command}")
 
 
 EXAMPLES = list(examples())
+PROGRAMS = [
+    pytest.param(program, id=f"{document.name} {number}")
+    for document in DOCUMENTS
+    for number, program in enumerate(_PROGRAM.findall(document.read_text()))
+    if "127.0.0.1:8091" in program
+]
+"""Programs that can be copied from the documents."""
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +78,30 @@ def serving(
         yield server
 
 
+@pytest.fixture(scope="module")
+def keys(
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
+) -> Iterator[RunningServer]:
+    """A server that accepts the API key `KEY`."""
+    home = tmp_path_factory.mktemp("keys")
+    file = home / "keys"
+    file.write_text(f"alice sha256:{hash_of(KEY)}\n")
+    small_settings = small_settings | {"MODELSERVER_AUTH_KEYS_FILE": str(file)}
+    with start_server(home, **small_settings) as server:
+        server.wait_ready()
+        yield server
+
+
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) > 10
+    assert len(EXAMPLES) > 40
+    assert len(PROGRAMS) >= 6
 
 
-@pytest.mark.parametrize(("document", "command", "said"), EXAMPLES)
+@pytest.mark.parametrize(("server", "command", "said"), EXAMPLES)
 def test_what_is_said_is_what_is_printed(
-    request: pytest.FixtureRequest, document: str, command: str, said: str
+    request: pytest.FixtureRequest, server: str, command: str, said: str
 ) -> None:
-    readme = any(document == path.name for path in READMES)
-    server: RunningServer = request.getfixturevalue("whisper" if readme else "serving")
+    running: RunningServer = request.getfixturevalue(server)
     environment = {
         k: v
         for k, v in os.environ.items()
@@ -74,8 +109,12 @@ def test_what_is_said_is_what_is_printed(
     }
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["MODELSERVER_WORKERS_COUNT"] = "2"
+    environment["KEY"] = KEY
+    environment["MODELSERVER_ADMIN_LISTEN"] = f"unix:{running.admin}"
+    environment["MODELSERVER_PORT"] = str(running.port)
+    command = command.replace("/run/modelserver/admin.sock", str(running.admin))
     done = subprocess.run(
-        command.replace("127.0.0.1:8091", f"127.0.0.1:{server.port}"),
+        command.replace("127.0.0.1:8091", f"127.0.0.1:{running.port}"),
         shell=True,
         cwd=ROOT,
         env=environment,
@@ -85,8 +124,38 @@ def test_what_is_said_is_what_is_printed(
     )
     printed, wanted = done.stdout.rstrip("\n"), said.rstrip("\n")
     assert re.fullmatch(pattern(wanted), printed, re.DOTALL), (
-        f"{document}: {shlex.quote(command)} printed\n{printed}\n{done.stderr}"
+        f"{shlex.quote(command)} printed\n{printed}\n{done.stderr}"
     )
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the files that the documents' programs open."""
+    directory = tmp_path_factory.mktemp("recordings")
+    clip = ROOT / "models/clips/ko-3.opus"
+    shutil.copy(clip, directory / "recording.mp3")
+    with av.open(str(clip)) as container, (directory / "speech.raw").open("wb") as raw:
+        resampler = av.AudioResampler("s16", "mono", 24_000)
+        for frame in (*container.decode(audio=0), None):
+            for piece in resampler.resample(frame):
+                raw.write(bytes(piece.planes[0])[: 2 * piece.samples])
+    return directory
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_prints_the_transcript(
+    serving: RunningServer, recordings: Path, program: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("127.0.0.1:8091", f"127.0.0.1:{serving.port}")],
+        cwd=recordings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "더라고요" in done.stdout
 
 
 def pattern(said: str) -> str:
@@ -100,7 +169,7 @@ def pattern(said: str) -> str:
 
 @pytest.mark.parametrize(("english", "chinese"), TRANSLATED)
 def test_a_translation_has_the_same_commands(english: Path, chinese: Path) -> None:
-    """But for comments, and for what sets a mirror of its own country."""
+    """Compare all but comments, and settings of mirrors in its own country."""
 
     def commands(document: Path) -> list[str]:
         found: list[str] = re.findall(
@@ -117,24 +186,114 @@ def test_a_translation_has_the_same_commands(english: Path, chinese: Path) -> No
 @pytest.mark.parametrize("readme", READMES)
 def test_a_readme_is_one_screen(readme: Path) -> None:
     screen = re.split("^## (?:Read on|接下来)$", readme.read_text(), flags=re.MULTILINE)[0]
-    assert len(screen.split()) <= 400
+    words = [word for word in screen.split() if word.strip("|-")]  # a table's lines are none
+    assert len(words) <= 400
 
 
 def test_every_link_leads_somewhere() -> None:
+    anchors = {document.resolve(): set(anchors_of(document)) for document in DOCUMENTS}
     for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", document.read_text()):
-            if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+        for text, link in re.findall(r"\[([^]]*)\]\(([^)\s]+)\)", document.read_text()):
+            target, _, anchor = link.partition("#")
+            if re.fullmatch(r"[\w./-]+\.md", text):
+                assert Path(text).name == Path(target).name, f"{document.name}: [{text}]({link})"
+            if target.startswith(("http:", "https:")):
+                continue
+            page = (document.parent / target if target else document).resolve()
+            assert page.exists(), f"{document.name}: {link}"
+            assert not anchor or anchor in anchors[page], f"{document.name}: {link}"
+
+
+def anchors_of(document: Path) -> Iterator[str]:
+    """Yield the anchors of a document: as GitHub makes them of its headings, and its own."""
+    text = _CODE_BLOCK.sub("", document.read_text())
+    seen: dict[str, int] = {}
+    for heading in _HEADING.findall(text):
+        words = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "]", heading).lower())
+        anchor = words.strip().replace(" ", "-")
+        seen[anchor] = seen.get(anchor, -1) + 1
+        yield f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
+    yield from re.findall(r'<a id="([^"]+)">', text)
+
+
+def commands_named(document: Path) -> Iterator[list[str]]:
+    """Return the arguments of every `modelserver` command in code of a document."""
+    text = document.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```(?:sh|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`((?:sudo )?modelserver [^`\n]+)`", text)
+    for line in lines:
+        found = re.match(
+            r"(?:\$ )?(?:sudo )?(?:-u \S+ )?(?:\S*/)?modelserver ([a-zA-Z-][^#|>]*)", line
+        )
+        if found is not None:
+            yield found[1].split()
+
+
+def test_every_command_of_the_documents_exists() -> None:
+    wrong, seen = [], 0
+    for document in DOCUMENTS:
+        for arguments in commands_named(document):
+            seen += 1
+            if problem := problem_of(arguments):
+                wrong.append(f"{document.name}: modelserver {' '.join(arguments)}: {problem}")
+    assert wrong == []
+    assert seen > 100
+
+
+def problem_of(arguments: list[str]) -> str:
+    """Return what the command line would not understand; empty if all is well."""
+    command: click.Command = program
+    context = click.Context(program)
+    while isinstance(command, click.Group):
+        name = arguments[0] if arguments else ""
+        if not name or name.startswith("-") or name == "COMMAND":
+            return ""
+        if (inner := command.get_command(context, name)) is None:
+            return f"no command {name!r}"
+        command, arguments = inner, arguments[1:]
+    known = {name for parameter in command.get_params(context) for name in parameter.opts}
+    for argument in arguments:
+        option = argument.partition("=")[0].rstrip(".,")
+        if option.startswith("-") and option != "-" and option not in known:
+            return f"no option {option}"
+    return ""
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    assert problem_of(["models", "pull", "zh"]) == problem_of(["COMMAND", "--help"]) == ""
+    assert problem_of(["models", "fetch"]) == "no command 'fetch'"
+    assert problem_of(["status", "--yaml"]) == "no option --yaml"
+
+
+def test_the_runbook_quotes_what_the_program_prints() -> None:
+    sources = [*(ROOT / "modelserver").rglob("*.py"), *(ROOT / "supervisor").rglob("*.py")]
+    program_text = "\n".join(source.read_text() for source in sources)
+    rows = re.findall(r"^\| (.*) \|$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE)
+    quoted = [part for row in rows for part in re.findall(r'"(?:\.\.\. )?([^"]+)"', row)]
+    assert len(quoted) > 5
+    assert [part for part in quoted if part not in program_text] == []
+
+
+def test_every_toml_block_is_a_settings_file(tmp_path: Path) -> None:
+    seen = 0
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            if "[project." not in block:
+                seen += 1
+                (tmp_path / "settings.toml").write_text(block)
+                read_configuration(tmp_path / "settings.toml", {}, {})
+    assert seen >= 5
 
 
 def test_every_error_code_and_setting_of_the_documents_is_one() -> None:
     from modelserver.http.errors import STATUS
     from modelserver.settings.fields import fields
 
-    api = (ROOT / "docs/api.md").read_text()
+    errors = (ROOT / "docs/errors.md").read_text()
     for code in STATUS:
-        if code not in ("unauthorized", "bad_settings", "not_upgraded"):  # the admin side's
-            assert f"`{code}`" in api, code
+        assert f"| `{code}` |" in errors, code
     names = {field.name for field in fields()}
     for document in DOCUMENTS:
         for name in re.findall(r"`(limits\.\w+|memory\.\w+|workers\.\w+)`", document.read_text()):

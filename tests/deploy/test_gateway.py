@@ -26,7 +26,6 @@ def behind(
         directory,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_WORKERS_COUNT="2",
         MODELSERVER_LIMITS_BODY="2MiB",
         MODELSERVER_LIMITS_UPLOAD_IDLE_S="1",

@@ -30,7 +30,8 @@ RESOURCES = [one for file in KUSTOMIZATION["resources"] for one in _documents(fi
 
 
 def merged(base: Any, patch: Any) -> Any:
-    """A strategic merge, as far as ours go: lists of things with names are merged by these."""
+    """Return a strategic merge, as far as ours need it: lists of things with names are merged by
+    these."""
     if isinstance(base, dict) and isinstance(patch, dict):
         result = dict(base)
         for key, value in patch.items():
@@ -46,7 +47,7 @@ def merged(base: Any, patch: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def workload() -> dict[str, Any]:
-    """With its patch."""
+    """Return the workload with its patch."""
     (base,) = (one for one in RESOURCES if one["kind"] == "StatefulSet")
     (patch,) = _documents(KUSTOMIZATION["patches"][0]["path"])
     assert (patch["kind"], patch["metadata"]) == (base["kind"], {"name": "modelserver"})

@@ -1,5 +1,5 @@
-"""What Prometheus and Grafana are given: the metrics' table, the alerts, the dashboard, the compose
-file; read by a real Prometheus."""
+"""Monitoring files: the metrics' table, the alerts, the dashboard and the compose file, read by a
+real Prometheus."""
 
 import contextlib
 import json
@@ -34,7 +34,6 @@ def watched(
     port = free_port()
     with start_server(
         tmp_path_factory.mktemp("watched"),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_ADMIN_LISTEN=f"127.0.0.1:{port}",
         admin_token=TOKEN,
     ) as server:
@@ -89,7 +88,7 @@ def _answers(url: str) -> bool:
 
 
 def _found(url: str, query: str) -> list[dict[str, Any]]:
-    """What Prometheus finds. Fails where it says that the query is wrong."""
+    """Return what Prometheus finds. Fails if it rejects the query."""
     query = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
     document = ask(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': query})}").json
     assert document["status"] == "success", document
@@ -146,6 +145,13 @@ def test_every_alert_is_tested() -> None:
         if case["exp_alerts"]
     }
     assert {rule["alert"] for rule in rules} == seen
+
+
+def test_the_runbook_has_every_alert_with_its_severity() -> None:
+    rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    rows = re.findall(r"^\| `(Modelserver\w+)` \| (\w+) \|", runbook, re.MULTILINE)
+    assert rows == [(rule["alert"], rule["labels"]["severity"]) for rule in rules]
 
 
 def _queries() -> dict[str, list[str]]:

@@ -25,6 +25,6 @@ def test_another_system_is_refused(system: str, where: str, command: tuple[str, 
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"Error: modelserver runs on Linux only, and this is {system}.")
+    assert line.startswith(f"Error: modelserver needs Linux, and this is {system}.")
     assert where in line
     assert "container image" in line

@@ -34,10 +34,12 @@ def command(site: Path, where: Path, *arguments: str) -> subprocess.CompletedPro
 
 
 VERSION = ("-P", "-m", "modelserver", "--version")
+DOCTOR = ("-P", "-m", "modelserver", "doctor", "--help")
+"""A command that imports all packages of ours."""
 
 
 def install(site: Path, distribution: str, package: str) -> None:
-    """As pip does with another distribution of that package."""
+    """Install another distribution of that package, as pip does."""
     (site / package / "__init__.py").write_text("")
     metadata = site / f"{distribution}-4.0.dist-info"
     metadata.mkdir()
@@ -58,7 +60,7 @@ def test_another_distribution_s_package_is_named(
     environment: Path, tmp_path: Path, distribution: str, package: str
 ) -> None:
     install(environment, distribution, package)
-    done = command(environment, tmp_path, *VERSION)
+    done = command(environment, tmp_path, *DOCTOR)
     assert done.returncode == 1
     assert f"the package {package!r} of this environment is also that of {distribution}" in (
         done.stderr
@@ -71,7 +73,7 @@ def test_a_module_that_pythonpath_has_first_is_named(environment: Path, tmp_path
     other = tmp_path / "application"
     other.mkdir()
     (other / "models.py").write_text("")
-    done = command(Path(f"{other}:{environment}"), tmp_path, *VERSION)
+    done = command(Path(f"{other}:{environment}"), tmp_path, *DOCTOR)
     assert done.returncode == 1
     assert f"{other / 'models.py'} is found as 'models' before the one in" in done.stderr
     assert "without PYTHONPATH" in done.stderr
@@ -82,7 +84,7 @@ def test_modules_of_the_working_directory_take_no_places(environment: Path, tmp_
     (tmp_path / "supervisor").mkdir()
     (tmp_path / "supervisor" / "__init__.py").write_text("raise SystemExit('a stranger')\n")
     (tmp_path / "models.py").write_text("raise SystemExit('a stranger')\n")
-    done = command(environment, tmp_path, *VERSION[1:])
+    done = command(environment, tmp_path, *DOCTOR[1:])
     assert done.returncode == 0, done.stderr
     assert "stranger" not in done.stderr
 

@@ -1,12 +1,15 @@
-"""The generated reference pages: settings and log events, as the source has them."""
+"""The generated reference pages: settings, log events and the last report of the benchmarks."""
 
+import json
 import re
 import runpy
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
+from report import CHINESE, ENGLISH, markdown, proof
 
 from modelserver.settings.fields import fields
 
@@ -80,6 +83,97 @@ def test_a_meaning_without_an_event_is_reported(tree: Path) -> None:
         file.write('stopped = "It ended."\n')
     said = reference("--root", str(tree))
     assert "server.stopped in docs/log-events.toml is logged nowhere" in said
+
+
+BENCHMARKS: dict[str, Any] = {
+    "facts": {"processors": "2"},
+    "benchmarks": {
+        "throughput": {
+            "failed": None,
+            "audio_s_per_s": {
+                "modelserver": [90.0, 92.0, 80.0],
+                "thread pool": [5.0],
+                "prefork": [6.0],
+            },
+        },
+        "memory": {
+            "failed": None,
+            "workers": [1, 4],
+            "anonymous_mb": {
+                "modelserver": [200.0, 266.4],
+                "prefork": [600.0, 2335.0],
+                "thread pool": [824.0, 824.0],
+            },
+        },
+        "deaths": {
+            "failed": None,
+            "deaths": {
+                "modelserver": {"lost": {}, "back_s": [0.05, 0.06]},
+                "thread pool": {"lost": {"ClientError": 3, "still waiting": 1}, "back_s": [None]},
+                "prefork": {"lost": {"ClientError": 5}, "back_s": [2.0]},
+            },
+        },
+        "whisper": {
+            "failed": None,
+            "audio_s_per_s": {
+                "modelserver": [45.0],
+                "faster-whisper, threads": [20.0],
+                "sherpa-onnx's C++ server": [20.0],
+                "sherpa-onnx's Python server": [38.0],
+            },
+        },
+    },
+}
+
+
+def test_the_table_of_a_readme_has_the_figures_of_the_report() -> None:
+    assert proof(BENCHMARKS, {"Vosk small": 46.7, "Whisper base": 22.3}, ENGLISH).splitlines() == [
+        (
+            "|  | modelserver | threads (vosk-server's method, faster-whisper)"
+            " | a model in each process (prefork) | sherpa-onnx's server |"
+        ),
+        "| --- | --- | --- | --- | --- |",
+        "| Vosk, seconds of audio per second | **90.0** | 5.0 | 6.0 |  |",
+        "| Whisper base, seconds of audio per second | **45.0** | 20.0 |  | 38.0 |",
+        "| Vosk, memory, 4 workers | **266 MB** | 824 MB | 2,335 MB |  |",
+        "| Vosk, requests lost when workers are killed | **0** | 4, then it is gone | 5 |  |",
+        "| wrong characters, spoken Korean | Vosk small 46.7 %, Whisper base 22.3 % |  |  |  |",
+    ]
+
+
+def test_a_readme_leaves_out_what_was_not_measured() -> None:
+    partly = {"whisper": {"failed": "no model"}, "memory": BENCHMARKS["benchmarks"]["memory"]}
+    assert proof({"facts": {}, "benchmarks": partly}, {}, CHINESE).splitlines() == [
+        "|  | modelserver | 多线程（vosk-server 的方式） | 每进程一份模型（prefork） |",
+        "| --- | --- | --- | --- |",
+        "| Vosk，4 个工作进程的内存 | **266 MB** | 824 MB | 2,335 MB |",
+    ]
+
+
+def test_the_report_has_figures_and_no_targets() -> None:
+    results = json.loads((ROOT / "docs/benchmarks/results.json").read_text())
+    text = markdown(results)
+    assert {"throughput", "memory", "deaths"} <= results["benchmarks"].keys()
+    assert "not met" not in text
+    assert "target" not in text
+
+
+def test_pages_of_the_report_follow_its_figures(tree: Path) -> None:
+    figures = json.loads((ROOT / "docs/benchmarks/results.json").read_text())
+    (tree / "docs/benchmarks").mkdir()
+    for name in ("README.md", "README.zh-CN.md"):
+        (tree / name).write_text("A\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nZ\n")
+    figures["benchmarks"]["memory"]["anonymous_mb"]["prefork"][-1] = 4321.0
+    (tree / "docs/benchmarks/results.json").write_text(json.dumps(figures))
+    assert reference("--root", str(tree)) == ""
+    for name in ("README.md", "README.zh-CN.md"):
+        written = (tree / name).read_text()
+        assert written.startswith("A\n<!-- benchmarks -->\n| ")
+        assert written.endswith(" |\n<!-- /benchmarks -->\nZ\n")
+        assert "| 4,321 MB |" in written
+        assert "old" not in written
+    (tree / "README.md").write_text("no table here\n")
+    assert "README.md has no line `<!-- benchmarks -->`" in reference("--root", str(tree))
 
 
 def test_documents_name_events_that_exist() -> None:

@@ -13,7 +13,7 @@ PACKAGES = ("models", "supervisor", "modelserver", "tools")
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:
-    """Every Python file that is installed, parsed."""
+    """Yield every Python file that is installed, parsed."""
     for package in PACKAGES:
         for file in sorted((ROOT / package).rglob("*.py")):
             yield file.relative_to(ROOT), ast.parse(file.read_text())

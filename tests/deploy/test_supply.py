@@ -1,4 +1,4 @@
-"""What the image is made of is pinned, and is what the project asks for."""
+"""Supply of the image: its packages are pinned, and are those that the project asks for."""
 
 import tomllib
 

@@ -1,4 +1,4 @@
-"""What `make` does where the package manager does not know a package that is merely useful."""
+"""System packages: what `make` does if the package manager does not know an optional package."""
 
 import os
 import subprocess

@@ -14,14 +14,14 @@ import pytest
 from booted import Machine, booted_machine
 from cgroup import memory_cgroup
 from debian import CERTIFICATES
-from everybody import everybody
+from mixed_clients import mixed_clients
 from running import Answer, ask, until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(400)]
 
 UNIT = "modelserver.service"
 MEMORY = 2400 << 20
-"""What the whole machine may use."""
+"""Bytes that the whole machine may use."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_restart_lets_clients_wait_and_refuses_nobody(
     machine: Machine, port: int, wav_clips: list[bytes]
 ) -> None:
     clip = min(wav_clips, key=len)
-    with everybody(f"http://127.0.0.1:{port}", clip, kept=2, streams=0) as account:
+    with mixed_clients(f"http://127.0.0.1:{port}", clip, kept=2, streams=0) as account:
         until(lambda: len(account.done) == 3, 60, "an answer of each kind")
         for _ in range(3):
             before = machine.show(UNIT, "MainPID")

@@ -47,7 +47,7 @@ def pids(directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def service() -> Iterator[None]:
-    """It starts, as it is shipped but for the time that it may take."""
+    """Start the service as it is shipped, with more time."""
     subprocess.run(["systemd-sysusers", PROJECT / "systemd/modelserver.sysusers"], check=True)
     program = Path("/opt/modelserver/bin/modelserver")
     program.parent.mkdir(parents=True)

@@ -152,7 +152,6 @@ def served(
         program=("-P", "-m", "modelserver"),
         **variables,
         MODELSERVER_MODEL=str(model.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
     )
 
 

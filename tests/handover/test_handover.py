@@ -1,5 +1,4 @@
-"""Restarts and upgrades: under clients of every kind nobody is refused, and what is handed over is
-served."""
+"""Restarts and upgrades: no client of any kind is refused, and everything handed over is served."""
 
 import contextlib
 import errno
@@ -19,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from by_hand import read_all, websocket_handshake
-from everybody import Account, everybody
+from mixed_clients import Account, mixed_clients
 from running import RunningServer, ask, free_port, gone, start_server, until
 from waves import wav
 
@@ -29,26 +28,25 @@ from modelserver.handover.sockets import Inherited, Sockets
 pytestmark = pytest.mark.timeout(180)
 
 COMMON = {
-    "MODELSERVER_DEBUG_WARMUP": "none",
     "MODELSERVER_WORKERS_COUNT": "2",
     "MODELSERVER_STREAMS_SHARE": "1",  # two of them, beside other tests
 }
 
 
 def successor_of(server: RunningServer) -> psutil.Process:
-    """One that has just been started."""
+    """Start a successor and return it."""
     os.kill(server.pid, signal.SIGUSR2)
     return psutil.Process(server.wait_event("upgrade.started")["pid"])
 
 
 def each_kind(account: Account, kinds: int) -> bool:
-    """Each has had an answer, and none has failed."""
+    """Return whether each kind has had an answer; fail if one has failed."""
     assert not account.failed, account.failed
     return len(account.done) == kinds
 
 
 def end(pid: int) -> None:
-    """A successor is no child of the test."""
+    """End a successor, which is not a child of the test."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         process.send_signal(signal.SIGTERM)
@@ -57,7 +55,7 @@ def end(pid: int) -> None:
 
 @contextlib.contextmanager
 def followed(port: int, job: str) -> Iterator[http.client.HTTPResponse]:
-    """What is told of a job, line by line."""
+    """Give the events of a job, line by line."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as client:
         client.request("GET", f"/v1/jobs/{job}", headers={"Accept": "text/event-stream"})
         with client.getresponse() as events:
@@ -101,7 +99,7 @@ def test_upgrades_under_clients_of_every_kind_fail_nobody(
     assert prepared_embedded
     with upgradable(tmp_path) as server:
         pids = [server.pid]
-        with everybody(server.url, min(wav_clips, key=len), kept=3, streams=2) as account:
+        with mixed_clients(server.url, min(wav_clips, key=len), kept=3, streams=2) as account:
             until(functools.partial(each_kind, account, 4), 60, "an answer of each kind")
             for _ in range(2):
                 done = server.upgrade()
@@ -119,7 +117,7 @@ def test_upgrades_under_clients_of_every_kind_fail_nobody(
 def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
-    """As proxies do: the next request is there before the connection can be given on."""
+    """Send the next request before the connection can be handed over, as proxies do."""
     assert prepared_embedded
     with upgradable(tmp_path) as server:
         body = min(wav_clips, key=len)
@@ -235,7 +233,7 @@ def test_what_takes_a_new_start_is_changed_by_an_upgrade(
 
 
 def taken_port(held: contextlib.ExitStack) -> int:
-    """A port that somebody listens on until the test is over."""
+    """Return a port on which something listens until the test ends."""
     return int(held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1])
 
 
@@ -402,11 +400,11 @@ def test_where_both_do_not_fit_the_old_one_goes_first_and_clients_wait(
 ) -> None:
     assert prepared_embedded
     with upgradable(tmp_path, MODELSERVER_MEMORY_LIMIT="400MB") as server:
-        with everybody(server.url, min(wav_clips, key=len), kept=2, jobs=0) as account:
+        with mixed_clients(server.url, min(wav_clips, key=len), kept=2, jobs=0) as account:
             until(functools.partial(each_kind, account, 3), 60)
             done = server.upgrade()
             assert done.returncode == 0, done.stderr
-            assert "waits until the one before has ended" in done.stdout
+            assert "waits for the old process to exit" in done.stdout
             seen = sum(account.done.values())
             until(lambda: sum(account.done.values()) > seen + 5, 60)
         assert server.events("upgrade.postponed")
@@ -452,7 +450,7 @@ def test_a_server_that_is_told_to_stop_takes_its_successor_along(
 
 
 class ServiceManager:
-    """What systemd does with sockets: keeps what it is sent, and gives it to the next process."""
+    """Service manager that retains sockets as systemd does, and gives them to the next process."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "notify"
@@ -542,7 +540,7 @@ def test_restarts_by_a_service_manager_fail_nobody(
     with contextlib.ExitStack() as first:
         server = first.enter_context(manager.start(tmp_path, **given))
         server.wait_ready()
-        with everybody(url, min(wav_clips, key=len), kept=3, streams=2) as account:
+        with mixed_clients(url, min(wav_clips, key=len), kept=3, streams=2) as account:
             until(functools.partial(each_kind, account, 4), 60, "an answer of each kind")
             for _ in range(2):
                 until(lambda: "stored-http" in [name for name, _ in manager.stored])
@@ -581,17 +579,17 @@ def test_a_connection_that_waits_is_served_by_the_next_process(
     tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
 ) -> None:
     assert prepared_embedded
-    given = {"MODELSERVER_PORT": str(free_port()), "MODELSERVER_DEBUG_WARMUP": "none"}
+    given = {"MODELSERVER_PORT": str(free_port())}
     with manager.start(tmp_path, **given) as server:
         server.wait_ready()
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         client.request("GET", "/test")
         assert client.getresponse().read()
         mine = client.sock
-        # Half a head is heard already: that one is not handed on, but ends here.
+        # Half a head has been received already: that connection is not handed over, but ends here.
         with socket.create_connection(("127.0.0.1", server.port)) as halfway:
             halfway.sendall(b"GET /test HTTP/1.1\r\nHo")
-            time.sleep(0.1)  # nobody tells when it has come
+            time.sleep(0.1)  # nothing tells when it has arrived
             assert server.stop(10) == 0
             assert halfway.recv(10) == b""
         assert sorted(name for name, _ in manager.stored) == ["connection-http", "stored-http"]
@@ -634,7 +632,7 @@ def test_a_socket_unit_says_where_to_listen(
         # It is there before the server is, and waits.
         client = http.client.HTTPConnection(*opened.getsockname(), timeout=60)
         client.request("GET", "/readyz")
-        with manager.start(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+        with manager.start(tmp_path) as server:
             assert client.getresponse().status == 200
             assert server.port == opened.getsockname()[1]
         client.close()
@@ -645,7 +643,7 @@ def test_a_socket_unit_says_where_to_listen(
 
 @contextlib.contextmanager
 def sockets(**named: tuple[str, int]) -> Iterator[tuple[Sockets, dict[str, socket.socket]]]:
-    """As inherited under these names."""
+    """Give sockets as inherited under these names."""
     inherited, made = Inherited(), {}
     for name, address in named.items():
         made[name] = socket.create_server(address)
@@ -658,7 +656,7 @@ def sockets(**named: tuple[str, int]) -> Iterator[tuple[Sockets, dict[str, socke
 
 
 def port_of(found: Sockets, name: str, port: int, host: str = "127.0.0.1") -> int:
-    """Where it listens for that, if it is to be there."""
+    """Return the port on which it listens for that."""
     with found.listen(name, host, port) as sock:
         return int(sock.getsockname()[1])
 

@@ -1,5 +1,5 @@
-"""What people put into a request: forms, headers, parameters, codings, and the mistakes that they
-make with them; to the server itself, and through nginx as it is shipped."""
+"""Requests as people send them: forms, headers, parameters, codings, and mistakes in them; to the
+server itself, and through nginx as it is shipped."""
 
 import base64
 import contextlib
@@ -75,7 +75,7 @@ def pcm(clips: list[bytes]) -> bytes:
 
 @pytest.fixture(scope="module")
 def text(behind: tuple[RunningServer, str], wav: bytes) -> str:
-    """What the clip says to this model."""
+    """Text that this model recognises in the clip."""
     said: str = behind[0].convert(wav).json["text"]
     assert len(said) > 5
     return said
@@ -173,7 +173,7 @@ def test_text_that_is_called_file_counts_where_there_is_no_file(
         (field("audio", wav),),
         (field("file", "a.wav"), file(wav)),
         (file(wav), field("audio", "x" * 1000)),
-        (field("audio", "1"), file(wav)),  # a single character is no base64
+        (field("audio", "1"), file(wav)),  # a single character is not base64
         (field("audio", base64.b64encode(wav)),),
         (field("file", b"data:audio/wav;base64," + base64.b64encode(wav)),),
     ):
@@ -347,7 +347,7 @@ def test_parameters_may_be_fields_in_any_order(url: str, wav: bytes) -> None:
         ("?rate=8000", "add encoding"),
         ("?channel_count=2", "add encoding"),
         ("?encoding=s16le&rate=8000&channels=2", "add channel_count"),
-        ("?language=%21%21", "is no language tag"),
+        ("?language=%21%21", "is not a language tag"),
     ],
 )
 def test_a_parameter_that_is_none_is_named(url: str, wav: bytes, query: str, says: str) -> None:
@@ -482,7 +482,7 @@ def big(size: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("client", ["requests", "httpx", "curl", "urllib"])
 def test_who_is_refused_while_sending_sees_it(url: str, client: str, tmp_path: Path) -> None:
-    """100 MB, where 2 are allowed; with a length, which is refused at once, and without."""
+    """Send 100 MB, where 2 are allowed; with a length, which is refused at once, and without."""
     size = 100_000_000
     address = url + CONVERT
     for known in (True, False):
@@ -655,7 +655,7 @@ async def test_no_bytes_break_what_reads_them(wav: bytes) -> None:
 
 
 async def taken_apart(spool: Spool, text: bytes, step: int) -> tuple[bytes, dict[str, str]]:
-    """The characters of the audio in a JSON body that comes in steps, and its fields."""
+    """Return the characters of the audio in a JSON body that comes in steps, and its fields."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for at in range(0, len(text), step):

@@ -37,7 +37,7 @@ def server(
 
 
 def handshake(server: RunningServer, path: str, **headers: str) -> int:
-    """The status of a WebSocket's handshake."""
+    """Return the status of a WebSocket's handshake."""
     given = {
         "Host": f"127.0.0.1:{server.port}",
         "Upgrade": "websocket",
@@ -194,7 +194,7 @@ def test_half_logins_do_not_lock_the_operator_out(
                 status, body = ask_admin(address, "GET", "/admin/health", "the-token")
                 assert status == 200
                 assert json.loads(body)["status"]
-            # The youngest of them are waited for, but not for ever.
+            # The youngest of them are waited for, but not indefinitely.
             assert held[-1].recv(4096).startswith(b"HTTP/1.1 408 ")
         finally:
             for one in held:

@@ -5,7 +5,7 @@ import pytest
 from modelserver.refusal import Refusal
 from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
 from modelserver.request.parameters import STREAM_NAMES, read_parameters
-from modelserver.speech.messages import CaptionRequest, SpeechRequest
+from modelserver.speech.messages import CaptionRequest, SpeechRequest, recognition_of
 
 pytestmark = pytest.mark.quick
 
@@ -40,8 +40,8 @@ def test_the_query_reaches_what_a_worker_is_asked() -> None:
     for names in (("endpoint_ms", "max_utterance_s"), STREAM_NAMES):
         asked, _ = read_parameters(query, {}, "", names)
         for request in (
-            SpeechRequest(**asked.recognition()),
-            CaptionRequest(**asked.recognition()),
+            SpeechRequest(**recognition_of(asked)),
+            CaptionRequest(**recognition_of(asked)),
         ):
             options = request.options(words=False, partials=False)
             assert (options.endpoint_ms, options.max_utterance_s) == (700, 2.5)

@@ -1,4 +1,4 @@
-"""Which machines the server may be sent to."""
+"""Hosts to which the server may connect."""
 
 from ipaddress import ip_address
 

@@ -377,7 +377,7 @@ def test_the_terminal_has_a_key_too(server: RunningServer, key: str, clips: list
 
 def test_a_server_that_all_may_use_says_so(tmp_path: Path, small: models.ModelLocation) -> None:
     flags = ("--model", str(small.directory), "--host", "0.0.0.0")
-    with start_server(tmp_path, *flags, MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path, *flags) as server:
         assert server.wait_event("server.exposed", timeout_s=20)["host"] == "0.0.0.0"
 
 
@@ -388,7 +388,7 @@ def test_a_reload_that_takes_the_keys_away_says_so(
     key = add_key(keys, "one")
     settings.write_text(f'auth.keys_file = "{keys}"\n')
     flags = ("--model", str(small.directory), "--host", "0.0.0.0")
-    given = {"MODELSERVER_CONFIG": str(settings), "MODELSERVER_DEBUG_WARMUP": "none"}
+    given = {"MODELSERVER_CONFIG": str(settings)}
     with start_server(tmp_path, *flags, **given) as server:
         server.wait_ready()
         assert server.ask("/v1/models").status == 401

@@ -1,4 +1,4 @@
-"""What a client is told of an exception: the code, the status and the headers."""
+"""Refusals: code, status and headers for each exception."""
 
 import msgspec
 from aiohttp import web

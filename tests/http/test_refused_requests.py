@@ -1,4 +1,4 @@
-"""What a request may not be: each with the status, the code and the shape of an error."""
+"""Refused requests: each with the status, the code and the format of an error."""
 
 import json
 import socket
@@ -130,10 +130,7 @@ def test_a_client_that_waits_for_continue_gets_it(
 @pytest.mark.parametrize("limit", ["request", "upload"])
 def test_time_limits_are_kept(tmp_path: Path, clips: list[bytes], limit: str) -> None:
     with start_server(
-        tmp_path,
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_LIMITS_REQUEST_S="0.5",
-        MODELSERVER_LIMITS_UPLOAD_IDLE_S="0.5",
+        tmp_path, MODELSERVER_LIMITS_REQUEST_S="0.5", MODELSERVER_LIMITS_UPLOAD_IDLE_S="0.5"
     ) as server:
         server.wait_ready()
         if limit == "request":
@@ -154,10 +151,7 @@ def test_a_recording_that_could_never_be_done_in_time_is_refused_at_once(
     tmp_path: Path, small: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
     with start_server(
-        tmp_path,
-        f"--model={small.directory}",
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_LIMITS_REQUEST_S="5",
+        tmp_path, f"--model={small.directory}", MODELSERVER_LIMITS_REQUEST_S="5"
     ) as server:
         server.wait_ready()
         for _ in range(6):

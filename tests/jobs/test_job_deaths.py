@@ -26,7 +26,7 @@ RATE = 16_000
 
 
 def kill(server: RunningServer) -> None:
-    """As the kernel does."""
+    """Kill the server as the kernel does."""
     os.kill(server.pid, signal.SIGKILL)
     server.process.wait()
 
@@ -36,11 +36,7 @@ def test_it_goes_on_after_its_last_finished_piece(
 ) -> None:
     pauses = bytes(RATE)
     pcm = b"".join(clip + pauses for clip in clips * 3)
-    given = {
-        "MODELSERVER_DEBUG_LONG_PIECE_S": "10",
-        "MODELSERVER_DEBUG_WARMUP": "none",
-        "MODELSERVER_WORKERS_COUNT": "1",
-    }
+    given = {"MODELSERVER_DEBUG_LONG_PIECE_S": "10", "MODELSERVER_WORKERS_COUNT": "1"}
     with start_server(tmp_path, **given) as running:
         running.wait_ready()
         undisturbed = running.convert(wav(pcm), "?words=true&segments=true").json
@@ -51,7 +47,7 @@ def test_it_goes_on_after_its_last_finished_piece(
     with sqlite3.connect(tmp_path / "jobs" / "jobs.db") as db:
         ((kept,),) = db.execute("SELECT count(*) FROM pieces")
         numbers = [number for (number,) in db.execute("SELECT number FROM pieces")]
-        # What is known is not heard again: it would be known again otherwise.
+        # Known pieces are not recognised again: the mark shows that.
         row = db.execute("SELECT heard FROM pieces WHERE number = ?", (numbers[0],)).fetchone()
         marked = json.loads(row[0])
         assert marked["segments"]
@@ -109,7 +105,7 @@ def test_killed_again_and_again_every_one_is_done_once(
 
 
 def all_stopped(pid: int) -> bool:
-    """None of its threads is in the middle of anything."""
+    """Return whether all of its threads are stopped."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
 
@@ -117,7 +113,7 @@ def all_stopped(pid: int) -> bool:
 def test_a_snapshot_of_the_files_holds_all_that_was_taken(
     tmp_path: Path, job_settings: dict[str, str], short: bytes
 ) -> None:
-    """What a loss of power leaves, as far as the kernel had written it."""
+    """Copy the files as a loss of power leaves them, as far as the kernel had written them."""
     taken: list[str] = []
     copies: list[tuple[Path, set[str]]] = []
     with start_server(tmp_path, **job_settings) as running:

@@ -1,4 +1,4 @@
-"""What jobs may hold and wait for: places, disk, other servers, and each other."""
+"""Limits of jobs: slots, disk, other servers, and each other."""
 
 import contextlib
 import http.server
@@ -99,7 +99,7 @@ def test_audio_that_is_arriving_counts_against_the_disk(
 
 
 def arrived(server: RunningServer, directory: Path) -> int:
-    """Bytes of audio that are on the disk and belong to no job yet."""
+    """Return the bytes of audio that are on the disk and belong to no job yet."""
     sizes = [0]
     for link in Path(f"/proc/{server.pid}/fd").iterdir():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where jobs are kept, and whom of them may be told."""
+"""Store of jobs, and which of them a client may see."""
 
 import sqlite3
 import time

@@ -1,4 +1,4 @@
-"""Jobs, by the server: taken, done, told of until it is heard."""
+"""Jobs of the server: accepted, done, and reported until the webhook is acknowledged."""
 
 import concurrent.futures
 import json

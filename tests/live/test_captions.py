@@ -80,7 +80,7 @@ class Client:
         return found[-1]
 
     async def end(self) -> list[dict[str, Any]]:
-        """All that was said, once it is closed."""
+        """Return all messages, once it is closed."""
         async with within(60):
             await self._reading
         assert not self.undescribed
@@ -92,7 +92,7 @@ class Client:
 
     @property
     def heard_s(self) -> float:
-        """How far it is, by what was said."""
+        """Return the position in the audio, by the messages."""
         return max((one.get("end", 0.0) for one in self.said), default=0.0)
 
     @property
@@ -229,7 +229,7 @@ async def test_phrases_alone_are_heard_where_they_are_asked_for(
     assert refused.said[-1]["error"]["code"] == "grammar_unknown"
     (beside,) = (w for w in server.health()["workers"] if w["model"] == "default.phrases")
     assert beside["id"] == 2
-    # The others are heard as ever.
+    # The others are recognised as before.
     assert server.convert(wav_clips[0]).json["text"] != file["text"]
 
 
@@ -311,7 +311,8 @@ async def test_a_killed_worker_changes_nothing(
 async def test_times_go_on_where_more_has_gone_than_is_kept(
     tmp_path: Path, described: dict[str, Any], small_settings: dict[str, str], clips: list[bytes]
 ) -> None:
-    """Nobody pauses, so that there is no checkpoint, and what came first is not retained."""
+    """Speak without a pause, so that there is no checkpoint, and the first input is not
+    retained."""
     given = {
         **small_settings,
         "MODELSERVER_DEBUG_STREAM_REPLAY_S": "1",
@@ -339,7 +340,7 @@ async def test_times_go_on_where_more_has_gone_than_is_kept(
 async def test_progress_is_shown_while_a_file_is_decoded(
     server: RunningServer, clips: list[bytes]
 ) -> None:
-    # Without a pause: on a fast machine an utterance of a few seconds is over before it is told of.
+    # Without a pause: on a fast machine an utterance of a few seconds ends before it is reported.
     long = wav_file((clips[0][2 * 8_000 : 2 * 28_000] * 44)[: 2 * 16_000 * 55])
     plain = server.convert(long).json
     answer = server.convert(long, "?words=true", **EVENTS)
@@ -432,7 +433,7 @@ async def test_bad_clients_make_no_good_one_late(
         try:
             for _ in range(2000):
                 writer.write(frame)
-                await writer.drain()  # stops it once nobody reads on
+                await writer.drain()  # stops it once the server reads no more
         finally:
             writer.transport.abort()
             with contextlib.suppress(ConnectionError):

@@ -40,7 +40,7 @@ FORMATS = {
 """Encoding, rate and bytes a sample."""
 _NOISE = random.Random(1)
 PAUSE = array("h", (_NOISE.randint(-20, 20) for _ in range(2 * 16_000))).tobytes()
-"""A room in which nobody speaks."""
+"""Noise of a room without speech."""
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def spoken(clips: list[bytes], kind: str = "audio/pcm") -> bytes:
 
 
 def text_of(server: RunningServer, data: bytes, kind: str = "audio/pcm", asked: str = "") -> str:
-    """The text of a file with that audio. `asked`: more of the query."""
+    """Return the text of a file with that audio. `asked`: more of the query."""
     encoding, rate, _ = FORMATS[kind]
     text: str = server.convert(data, f"?encoding={encoding}&rate={rate}{asked}").json["text"]
     assert text
@@ -228,7 +228,7 @@ async def test_without_turn_detection_a_commit_ends_an_item(
     async with connected(server, described) as session:
         effective = await session.update(turn_detection=None)
         await session.append(data)
-        # The text of the first sentence comes while the item goes on.
+        # The text of the first sentence comes while the item continues.
         early = await session.next(f"{TRANSCRIPTION}.delta", 1)
         assert not session.of(f"{BUFFER}.committed")
         await session.connection.input_audio_buffer.commit()
@@ -302,7 +302,7 @@ async def test_the_format_may_change_between_items(
 async def test_samples_may_have_the_rate_of_the_model(
     server: RunningServer, clips: list[bytes]
 ) -> None:
-    """Which that API's own server refuses, and its clients' types have not."""
+    """Use a rate that this API's own server refuses, and its clients' types do not have."""
     url = server.url.replace("http", "ws", 1) + "/v1/realtime"
     audio = {"format": {"type": "audio/pcm", "rate": 16_000}, "turn_detection": None}
     async with websockets.connect(url) as client, asyncio.timeout(60):
@@ -449,7 +449,8 @@ async def test_an_offline_model_ends_items_at_pauses(
 def with_node(
     server: RunningServer, packages: Path, file: Path, kind: str, key: str = "none"
 ) -> Any:
-    """What OpenAI's Node package received; `kind`: of its two classes, "ws" or "websocket"."""
+    """Return what OpenAI's Node package received; `kind`: of its two classes, "ws" or
+    "websocket"."""
     command = [
         "node", "--no-warnings", "--experimental-websocket", str(packages / "realtime.mjs"),
         server.url, key, str(file), kind,

@@ -41,7 +41,7 @@ def spoken(clips: list[bytes]) -> bytes:
 
 
 async def paced(client: Client, pcm: bytes, times: float = 1.0) -> None:
-    """As it is spoken, or so many times faster."""
+    """Send at the pace of speech, or `times` faster."""
     piece = RATE // 10 * 2
     began = time.monotonic()
     for number, at in enumerate(range(0, len(pcm), piece)):
@@ -90,7 +90,7 @@ async def test_each_segment_comes_again_in_time(
 async def test_it_is_what_the_accurate_profile_makes_of_it(
     server: RunningServer, described: dict[str, Any], clips: list[bytes]
 ) -> None:
-    """Of an utterance that the client ends."""
+    """Check an utterance that the client ends."""
     async with connected(server, described, QUERY) as client:
         await paced(client, clips[1][: RATE * 2 * 5], 4)
         await client.tell("finalize")

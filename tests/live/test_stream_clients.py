@@ -51,7 +51,7 @@ async def connected(
 
 
 async def rest(client: websockets.ClientConnection) -> list[Any]:
-    """All that is said until it is closed."""
+    """Return all messages until it is closed."""
     said = []
     with contextlib.suppress(websockets.ConnectionClosed):
         async with within(60):
@@ -131,7 +131,7 @@ async def test_text_that_is_not_known_is_a_warning(
 async def test_who_sends_faster_than_can_be_heard_is_not_cut_off(
     server: RunningServer, clips: list[bytes]
 ) -> None:
-    """Its pongs wait behind its audio."""
+    """Send so fast that its pongs wait behind its audio."""
     long = b"".join(clips) * 12
     async with connected(server, RAW, ping_interval=None) as client:
 

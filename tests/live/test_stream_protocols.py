@@ -1,4 +1,4 @@
-"""Every streaming protocol over models of the second engine, and over the death of a worker."""
+"""Streaming protocols over models of the second engine, and over the death of a worker."""
 
 import asyncio
 import json
@@ -39,14 +39,14 @@ class Served:
 
 @dataclass
 class Said:
-    """What a client got."""
+    """Results that a client received."""
 
     finals: list[str] = field(default_factory=list)
     partials: list[str] = field(default_factory=list)
 
 
 Halfway = Callable[[], Awaitable[None]]
-"""Called in mid stream, after the first utterance has been answered for."""
+"""Function that is awaited in mid stream, after the first utterance has been answered."""
 
 
 @pytest.fixture(scope="module", params=["online_transducer", "sense_voice"])
@@ -137,7 +137,7 @@ async def wyoming(served: Served, halfway: Halfway) -> Said:
 
 
 async def openai_events(served: Served, halfway: Halfway) -> Said:
-    """Of a file, whose text comes bit by bit."""
+    """Return the events of a file, whose text comes piece by piece."""
     said = Said()
     async with openai.AsyncOpenAI(base_url=f"{served.server.url}/v1", api_key="none") as client:
         stream = await client.audio.transcriptions.create(

@@ -95,7 +95,7 @@ async def until_revised(client: Client, number: int) -> None:
 
 
 async def speak(client: Client, *texts: str) -> None:
-    """Each text is ended by the client, and its second pass awaited."""
+    """Send texts; the client ends each one, and waits for its second pass."""
     for number, text in enumerate(texts):
         await client.send(tones(text) + silence(0.4))
         await client.tell("finalize")

@@ -1,4 +1,4 @@
-"""The Vosk project's protocol: its clients work unchanged, and hear what its server would say."""
+"""The Vosk project's protocol: its clients work unchanged, and get the answers of its server."""
 
 import asyncio
 import contextlib
@@ -77,7 +77,7 @@ async def connected(
 async def converse(
     client: websockets.ClientConnection, pcm: bytes, piece: int = PIECE, **config: Any
 ) -> list[str]:
-    """As the Vosk project's Python client does."""
+    """Send audio as the Vosk project's Python client does."""
     if config:
         await client.send(json.dumps({"config": config}))
     said = []
@@ -324,7 +324,8 @@ def test_many_that_connect_and_go_leave_nothing(server: RunningServer) -> None:
 async def test_a_file_is_answered_beside_a_client_that_sends_as_fast_as_it_can(
     tmp_path: Path, prepared_embedded: PreparedModel, clips: list[bytes], wav_clips: list[bytes]
 ) -> None:
-    """One worker: the file takes its share of it, and no longer than a few times its own time."""
+    """Use one worker: the file takes its share of it, and no longer than a few times its own
+    time."""
     assert prepared_embedded
     with start_server(tmp_path, MODELSERVER_WORKERS_COUNT="1") as server:
         server.wait_ready()
@@ -496,7 +497,6 @@ async def test_a_port_of_its_own_and_an_idle_client(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARE="never",
         MODELSERVER_VOSK_PORT=str(port),
         MODELSERVER_STREAMS_IDLE_S="0.5",

@@ -62,7 +62,7 @@ async def test_home_assistant_finds_it(tmp_path: Path, small_settings: dict[str,
 
 
 async def transcribe(port: int, pcm: bytes, *before: Any, rate: int = 16_000) -> list[Event]:
-    """As Home Assistant does it. Every event up to the transcript or the error."""
+    """Transcribe as Home Assistant does; return every event up to the transcript or the error."""
     async with AsyncTcpClient("127.0.0.1", port) as client:
         for each in before or (Transcribe(language="ko"),):
             await client.write_event(each.event())
@@ -84,14 +84,14 @@ async def events(client: AsyncTcpClient) -> list[Event]:
 
 
 def whole_text(said: list[Event]) -> str:
-    """Of the one transcript that is among them."""
+    """Return the text of the one transcript among the events."""
     (transcript,) = (event for event in said if Transcript.is_type(event.type))
     return Transcript.from_event(transcript).text
 
 
 async def home_assistant(port: int, language: str, stream: AsyncIterator[bytes]) -> str | None:
-    """The loop of Home Assistant's speech-to-text entity (components/wyoming/stt.py): the text,
-    or None where it reports an error."""
+    """Run the loop of Home Assistant's speech-to-text entity (components/wyoming/stt.py); return
+    the text, or None if it reports an error."""
     try:
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Transcribe(language=language).event())
@@ -111,7 +111,7 @@ async def home_assistant(port: int, language: str, stream: AsyncIterator[bytes])
 
 
 async def spoken(pcm: bytes) -> AsyncIterator[bytes]:
-    """In pieces, as a satellite sends them."""
+    """Yield pieces, as a satellite sends them."""
     for at in range(0, len(pcm), CHUNK):
         yield pcm[at : at + CHUNK]
         await asyncio.sleep(0)
@@ -234,18 +234,18 @@ async def test_a_refused_client_gets_the_error_and_the_end_after_its_recording(
 
 
 def stereo(pcm: bytes) -> bytes:
-    """The same on both channels."""
+    """Return the samples on two channels."""
     samples = array.array("h", pcm)
     return array.array("h", (sample for sample in samples for _ in range(2))).tobytes()
 
 
 def wide(pcm: bytes) -> bytes:
-    """The same in 4 bytes a sample."""
+    """Return the samples with 4 bytes each."""
     return array.array("i", (sample << 16 for sample in array.array("h", pcm))).tobytes()
 
 
 def halved(pcm: bytes) -> bytes:
-    """Every second sample, for half the rate."""
+    """Return every second sample, for half the rate."""
     return array.array("h", array.array("h", pcm)[::2]).tobytes()
 
 

@@ -1,4 +1,4 @@
-"""What is preloaded into a process does not change what the engine says."""
+"""Binding of libvosk: libraries that are preloaded into a process do not change results."""
 
 import json
 import os
@@ -34,7 +34,8 @@ for clip in clips_for("ko"):
 
 
 def said_with(location: models.ModelLocation, prepared: PreparedModel, preload: str) -> list[str]:
-    """All that the engine says of the bundled clips in a process that preloads `preload`."""
+    """Return all results of the engine for the bundled clips, in a process that preloads
+    `preload`."""
     made = {name: str(file) for name, file in prepared.made.items()}
     blas = blas_environment(SAME_AS, processor_flags())
     done = subprocess.run(

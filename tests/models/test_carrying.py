@@ -53,7 +53,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory, prepared_small: PreparedMo
 
 
 def rewritten(archive: bytes, **changes: bytes | None) -> bytes:
-    """The archive with members replaced, or left out; `manifest` is a text replacement a=>b."""
+    """Return the archive with members replaced, or left out; `manifest` is a text replacement
+    a=>b."""
     out = io.BytesIO()
     with (
         tarfile.open(fileobj=io.BytesIO(archive)) as source,
@@ -81,7 +82,7 @@ STAMP = {"size": 1, "mtime_ns": 0, "sha256": "0" * 64}
 
 
 def manifest_of(archive: bytes, **fields: object) -> bytes:
-    """The archive with other fields in its manifest."""
+    """Return the archive with other fields in its manifest."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as source:
         reader = source.extractfile("prepared.json")
         assert reader is not None
@@ -104,7 +105,7 @@ def manifest_of(archive: bytes, **fields: object) -> bytes:
         (lambda a: rewritten(a, manifest=b'"graph/words.txt"=>"/etc/words.txt"'), "names files"),
         (
             lambda a: rewritten(a, manifest=b'"name": "small"=>"name": "../small"'),
-            "names files|no name",
+            "names files|not a valid name",
         ),
         # Made from nothing it would fit every model; these it would replace are not made here.
         (lambda a: manifest_of(a, sources={}), "names files|key"),
@@ -112,7 +113,7 @@ def manifest_of(archive: bytes, **fields: object) -> bytes:
         (lambda a: manifest_of(a, made={"am/final.mdl": STAMP}), "names files"),
         (lambda a: manifest_of(a, made={"prepared.json": STAMP}), "names files"),
         (lambda a: manifest_of(a, name="other"), "made from other"),
-        (lambda a: manifest_of(a, name="x\n\x1b[31m"), "no name"),
+        (lambda a: manifest_of(a, name="x\n\x1b[31m"), "not a valid name"),
         (lambda a: rewritten(a, manifest=b'"format": 1=>"format": 9'), "its format is 9"),
         (lambda a: rewritten(a, manifest=b'"sha256": "862822=>"sha256": "000000'), "its key"),
     ],
@@ -152,7 +153,7 @@ def test_two_imports_at_once_do_not_harm_each_other(
 def test_names_in_a_model_s_own_manifest_lead_nowhere(
     small: models.ModelLocation, copied: PreparedModel
 ) -> None:
-    """Whoever packed a model may have put one in."""
+    """Check an archive into which its maker may have put one."""
     file = copied.directory / "prepared.json"
     manifest = json.loads(file.read_text())
     elsewhere = ("../evil/payload", "/etc/hostname", "graph/../../x", "graph//x", "a\nb", "")

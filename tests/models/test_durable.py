@@ -1,4 +1,4 @@
-"""Files that nobody may see by halves, on disks that are never filled to the last byte."""
+"""Files that are never seen incomplete, on disks that are never filled to the last byte."""
 
 import errno
 import os

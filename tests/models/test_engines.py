@@ -1,4 +1,4 @@
-"""What is known of a model before it is loaded: its engine, and the forms in which it can be."""
+"""Facts about a model before it is loaded: its engine, and its forms."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
-"""What cannot be loaded in one way is loaded in another, and never tried for ever."""
+"""Fallback: a model that cannot be loaded in one form is loaded in another, and is not retried
+without end."""
 
 import os
 import shutil
@@ -21,7 +22,7 @@ from modelserver.settings.changes import with_values
 
 
 def leading_out(prepared: PreparedModel, directory: Path) -> PreparedModel:
-    """A copy whose arcs lead out of its graph, with checksums that say it is whole."""
+    """Return a copy whose arcs lead out of its graph, with checksums that match."""
     shutil.copytree(prepared.directory, directory, symlinks=True)
     graph = directory / "graph" / "HCLG.fst"
     header = read_graph_header(graph)
@@ -64,6 +65,7 @@ def test_one_that_crashes_at_each_load_gives_way_to_the_original(
         f"--model={small.directory}",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_WORKERS_COUNT="1",
+        MODELSERVER_DEBUG_WARMUP="clips",
         MODELSERVER_ENGINES_VOSK_SIMD="off",
     ) as server:
         server.wait_ready()

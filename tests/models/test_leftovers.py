@@ -1,4 +1,5 @@
-"""What no model needs is listed and removed; what is in use, or still being made, is not."""
+"""Leftovers: files that no model needs are listed and removed; files in use, or being made, are
+not."""
 
 import os
 import shutil
@@ -17,7 +18,7 @@ STAMP = FileStamp(4, 1, "0" * 64)
 
 
 def make(store: Path, original: Path, name: str = "m", maker: str = MAKER.version) -> Path:
-    """A prepared model of the model in `original`, as far as its manifest goes."""
+    """Return a prepared model of the model in `original`, as far as its manifest goes."""
     graph = original / "graph"
     graph.mkdir(parents=True, exist_ok=True)
     (graph / "Gr.fst").write_bytes(b"some")

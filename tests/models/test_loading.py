@@ -1,4 +1,4 @@
-"""How a model comes into memory: mapped where that can be, by a library that is as expected."""
+"""Loading a model: mapped where possible, by a library that is as expected."""
 
 import json
 import subprocess

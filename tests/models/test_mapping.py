@@ -1,5 +1,5 @@
-"""Where a file is mapped, by what the kernel shows; an older one shows files of an overlay under
-another device."""
+"""Addresses at which a file is mapped, as the kernel shows them; an older kernel shows files of an
+overlay under another device."""
 
 import contextlib
 import mmap
@@ -18,7 +18,7 @@ SIZE = 5 * mmap.PAGESIZE + 1
 
 @contextlib.contextmanager
 def overlay() -> Iterator[Path]:
-    """As a container's files are: below it a layer that has `file`."""
+    """Give a directory as a container's files are: below it a layer that has `file`."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as temporary:
         lower, upper, work, root = (Path(temporary) / name for name in ("l", "u", "w", "root"))
         for directory in (lower, upper, work, root):

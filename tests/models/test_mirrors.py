@@ -134,7 +134,7 @@ async def test_a_changed_file_is_refused_and_accepted_by_hand(home: Path) -> Non
         directory = await fetch(home, url + HUB)
         directory.rename(home.parent / "elsewhere")
         manners.files = hub(parts=PARTS | {"conf/mfcc.conf": b"--use-energy=true\n"})
-        with pytest.raises(models.ModelError, match=r"mfcc.conf is not what it should be"):
+        with pytest.raises(models.ModelError, match=r"mfcc.conf has a wrong checksum"):
             await fetch(home, url + HUB)
         assert left(home) == {".pins.json"}
         await fetch(home, url + HUB, repin=True)
@@ -262,5 +262,5 @@ async def test_a_model_for_sherpa_onnx_is_installed(home: Path, tmp_path: Path) 
     assert NAME in [location.name for location in models.installed_models(home)]
     for network in directory.glob("*.onnx"):
         network.rename(tmp_path / network.name)
-    with pytest.raises(models.ModelError, match=r"is there and is no model \(.*\(onnx\)\)"):
+    with pytest.raises(models.ModelError, match=r"exists and is not a model \(.*\(onnx\)\)"):
         await fetch(home, url)

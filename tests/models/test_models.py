@@ -215,10 +215,10 @@ def test_speech_becomes_words_with_times_and_confidences(
 def test_a_kept_recogniser_hears_what_a_new_one_hears(model: VoskModel, clips: list[bytes]) -> None:
     fresh = []
     for clip in clips:
-        model._kept.clear()
+        model._free.clear()
         fresh.append(recognise(model, clip))
     kept = [recognise(model, clip) for clip in reversed(clips)]
-    assert len(model._kept) == 1
+    assert len(model._free) == 1
     assert kept[::-1] == fresh
 
 
@@ -226,12 +226,12 @@ def test_no_more_than_two_recognisers_are_kept(model: VoskModel) -> None:
     recognizers = [model.recognizer(ALL) for _ in range(4)]
     for recognizer in recognizers:
         recognizer.close()
-    assert len(model._kept) == 2
-    model._kept.clear()
+    assert len(model._free) == 2
+    model._free.clear()
 
 
 def test_what_the_engine_cannot_decode_is_an_error_with_a_code(model: VoskModel) -> None:
-    """Its binding raises nothing more exact than `Exception`."""
+    """Have the binding raise its least specific exception."""
     recognizer = model.recognizer(ALL, rate=16_000)
 
     def fail(_: bytes) -> int:

@@ -45,7 +45,7 @@ print(_anonymous() - before, text, sep="|")
 
 
 def served(directory: Path, form: str, text: str) -> tuple[int, str]:
-    """Bytes of memory that cannot be dropped, and what the model makes of the text's tones."""
+    """Return the bytes of unreclaimable memory, and the text recognised in the tones."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", _LOAD, str(directory), form],
         input=tones(text),
@@ -194,7 +194,7 @@ def test_a_result_that_is_larger_than_wanted_is_not_kept(
 
 
 def test_it_is_compared_as_it_will_be_loaded(location: ModelLocation, tmp_path: Path) -> None:
-    """With the variables of a process that loads a model: these are not read by another."""
+    """Use the variables of a process that loads a model, which no other process reads."""
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.exit('not so')")
     store = tmp_path / "store"

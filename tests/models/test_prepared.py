@@ -122,7 +122,8 @@ def test_a_prepared_model_can_be_removed(
 def everything(
     location: models.ModelLocation, made: dict[str, Path], *, reverse: bool
 ) -> list[str]:
-    """What the engine says of all clips, from a process of its own with the default kernel."""
+    """Return the engine's results for all clips, from a process of its own with the default
+    kernel."""
     script = ENGINE_LINES + (
         "import sys, json\nfrom pathlib import Path\n"
         "from models.clips import clips_for, decode_clip\n"
@@ -327,7 +328,7 @@ def test_memory_is_bounded(small: models.ModelLocation, store: Path) -> None:
 def test_what_a_killed_process_has_left_does_not_count_as_used(
     small: models.ModelLocation, cache: Path, tmp_path: Path
 ) -> None:
-    """Its disk has room for one graph, and not for two."""
+    """Use a disk with room for one graph, and not for two."""
     disk = tmp_path / "disk"
     disk.mkdir()
     size = round(estimate_needs(small.directory).disk * 1.3)

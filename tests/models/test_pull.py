@@ -228,7 +228,7 @@ async def test_an_unknown_model_is_pinned_to_what_was_fetched_first(home: Path) 
 
 async def test_an_installed_model_is_not_replaced(home: Path, known: None) -> None:
     (home / NAME / "am").mkdir(parents=True)
-    with pytest.raises(models.ModelError, match=r"is no model .*: remove it first"):
+    with pytest.raises(models.ModelError, match=r"is not a model .*: remove it first"):
         await fetch("http://127.0.0.1:1", home)
     (home / NAME / "graph").mkdir(parents=True)
     (home / NAME / "am" / "final.mdl").touch()
@@ -264,7 +264,7 @@ def link(name: str, target: str) -> tuple[zipfile.ZipInfo, bytes]:
 
 
 def patched(data: bytes, at_signature: bytes, offset: int, value: bytes) -> bytes:
-    """The same archive with some bytes of a header changed."""
+    """Return the same archive with some bytes of a header changed."""
     at = data.index(at_signature) + offset
     return data[:at] + value + data[at + len(value) :]
 
@@ -276,9 +276,9 @@ LYING = zipped(("m/am/final.mdl", b"x" * 5000))
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "no whole zip archive"),
+        (b"", "not a complete zip archive"),
         (b"<!DOCTYPE html><title>Not Found</title>", "begins with b'<!DOCTYPE"),
-        (ARCHIVE[: len(ARCHIVE) // 2], "no whole zip archive"),
+        (ARCHIVE[: len(ARCHIVE) // 2], "not a complete zip archive"),
         (zipped(("m/../../evil", b"x")), "lead out"),
         (zipped(("/etc/evil", b"x")), "lead out"),
         (zipped(("m\\..\\evil", b"x")), "lead out"),
@@ -315,7 +315,8 @@ def test_a_malicious_or_damaged_archive_leaves_nothing_behind(
 
 
 def listing(entries: int, *, record_at: int = 0, between: bytes = b"") -> bytes:
-    """An archive with so many entries by its ZIP64 record, and with one by the classic one."""
+    """Return an archive with `entries` entries by its ZIP64 record, and with one by the classic
+    one."""
     name = b"m/"
     data = b"PK\x03\x04" + struct.pack("<5H3L2H", 20, 0, 0, 0, 0, 0, 0, 0, len(name), 0) + name
     begin = len(data)
@@ -390,7 +391,7 @@ def test_a_replaced_archive_is_accepted_by_hand_only(home: Path, tmp_path: Path)
     file.write_bytes(archive(parts=PARTS | {"README": b"another version"}))
     refused = command("pull", str(file), home=home)
     assert refused.returncode == 1
-    assert f"is right by {home / '.pins.json'}" in refused.stderr
+    assert f"but {home / '.pins.json'} has" in refused.stderr
     assert "models pull --repin" in refused.stderr
     done = command("pull", "--repin", str(file), home=home)
     assert done.returncode == 0, done.stderr
@@ -506,7 +507,7 @@ async def test_a_download_that_has_no_room_is_not_begun(small_disk: Path, known:
 
 
 async def test_more_than_was_announced_is_not_believed(home: Path) -> None:
-    """In the part that is sent after a download broke off, too."""
+    """Send more in the part after a download broke off, too."""
     manners = Manners({f"{NAME}.zip": ARCHIVE}, break_at=1000, breaks=1)
     manners.before[2] = lambda: manners.files.update({f"{NAME}.zip": ARCHIVE + b"more"})
     with web_server(manners) as url, contextlib.suppress(models.ModelError):

@@ -204,7 +204,7 @@ def test_a_wrong_file_is_a_sentence(chinese: Path, english: Path, tmp_path: Path
 
 @pytest.mark.parametrize("scores", [np.int8, np.float64])
 def test_a_network_with_other_scores_than_floats_is_refused(tmp_path: Path, scores: type) -> None:
-    """Other scores are smaller, and would be read beyond their end."""
+    """Use smaller scores, which would be read beyond their end."""
     make_english(tmp_path / "model", scores=scores)
     with pytest.raises(models.ModelError, match="output is not of 32-bit floats"):
         models.load_punctuator(tmp_path / "model")
@@ -301,3 +301,13 @@ def test_the_prediction_of_a_speech_model_has_it(chinese: Path) -> None:
     assert both.growth == 10 + model.growth
     assert both.parts[-1].name == "punctuation"
     assert both.loading == max(5, model.loading - 100)
+
+
+def test_an_installed_model_that_is_damaged_is_not_reported_as_missing(tmp_path: Path) -> None:
+    full = "sherpa-onnx-punct-ct-transformer-zh-en-vocab272727-2024-04-12-int8"
+    directory = make_chinese(tmp_path / full)
+    for network in directory.glob("*.onnx"):
+        network.write_bytes(network.read_bytes()[:10])
+    with pytest.raises(models.ModelError, match=f"{full} cannot be used: ") as refused:
+        models.find_punctuation("auto", tmp_path, "zh")
+    assert refused.value.code == "model_damaged"

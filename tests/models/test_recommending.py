@@ -1,4 +1,4 @@
-"""Which model is recommended for a language."""
+"""Recommendations of models by language."""
 
 import pytest
 
@@ -76,7 +76,7 @@ def test_rates_that_go_in_a_circle_still_give_a_model() -> None:
 
 
 def of_language(tag: str, room: int, workers: int = 2, *, onnx: bool = True) -> str | None:
-    """What the catalogue recommends on a machine with so much room."""
+    """Return the catalogue's recommendation on a machine with so much room."""
     candidates = []
     for entry in models.catalog():
         if entry.speaks(tag):
@@ -107,10 +107,23 @@ SENSE_VOICE = "sherpa-onnx-sense-voice-zh-en-ja-ko-yue-int8-2024-07-17"
         ("en", 3_500_000_000, True, "sherpa-onnx-nemo-parakeet-tdt-0.6b-v2-int8"),
         ("en", 700_000_000, True, "sherpa-onnx-nemo-canary-180m-flash-en-es-de-fr-int8"),
         ("ru", 3_500_000_000, True, "sherpa-onnx-nemo-transducer-giga-am-v2-russian-2025-04-19"),
+        ("de", 3_500_000_000, True, "sherpa-onnx-nemo-parakeet-tdt-0.6b-v3-int8"),
+        ("de", 3_500_000_000, False, "vosk-model-de-0.21"),
+        ("es", 3_500_000_000, True, "sherpa-onnx-nemo-parakeet-tdt-0.6b-v3-int8"),
+        ("ja", 3_500_000_000, True, "sherpa-onnx-zipformer-ja-reazonspeech-2024-08-01"),
+        ("hi", 3_500_000_000, True, "vosk-model-small-hi-0.22"),
+        ("ar", 3_500_000_000, True, "sherpa-onnx-whisper-small"),
+        ("ar", 3_500_000_000, False, "vosk-model-small-ar-0.3"),
     ],
 )
 def test_what_the_catalogue_recommends(tag: str, room: int, onnx: bool, name: str) -> None:
     assert of_language(tag, room, onnx=onnx) == name
+
+
+def test_whisper_tiny_is_recommended_only_where_nothing_else_fits() -> None:
+    tags = {tag for entry in models.catalog() for tag in entry.tags}
+    tiny = {tag for tag in tags if of_language(tag, 3_500_000_000) == "sherpa-onnx-whisper-tiny"}
+    assert tiny == set()
 
 
 def test_every_error_rate_has_a_source() -> None:

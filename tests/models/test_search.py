@@ -6,16 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kept import kept
-from places import SUPPORT
+from places import ROOT, SUPPORT
 from test_simd import LIBVOSK, SOURCES, answer_of, runs_avx2
 
 import models
 from models.processor import processor_flags
+from models.vosk.building import BUNDLED
 from models.vosk.graph_file import read_graph_header
 from models.vosk.prepared import PreparedModel, compiled_graph
 from models.vosk.simd import SIMD, SimdLibrary, must_run
@@ -100,6 +102,28 @@ def test_every_token_is_the_engines_to_the_bit(
 
 
 @runs_avx2
+def test_the_library_of_the_wheel_searches_to_the_bit_as_well(
+    tmp_path: Path,
+    small: models.ModelLocation,
+    prepared_small: PreparedModel,
+    simd: SimdLibrary,
+    trace: Path,
+) -> None:
+    """Clang compiles it, and GCC the one that is built on a machine."""
+    build = (sys.executable, ROOT / "scripts/wheel", "--only", "x86_64", "--out", tmp_path)
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        within = f"{BUNDLED.relative_to(ROOT)}/simd.so-"
+        (name,) = (name for name in archive.namelist() if name.startswith(within))
+        bundled = SimdLibrary(Path(archive.extract(name, tmp_path)), simd.variant)
+    engines, *_ = searched(small, prepared_small, simd, trace, search=False)
+    ours, _, frames, who = searched(small, prepared_small, bundled, trace, search=True)
+    assert (who, frames > 1000) == ("simd", True)
+    assert ours == engines
+
+
+@runs_avx2
 def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
     small: models.ModelLocation, copied: PreparedModel, simd: SimdLibrary, trace: Path
 ) -> None:
@@ -125,7 +149,7 @@ def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
 def test_another_build_of_the_engine_searches_by_itself(
     tmp_path: Path, simd: SimdLibrary, trace: Path
 ) -> None:
-    """One that nobody has looked into: its data may be laid out otherwise."""
+    """Use a build whose data may be laid out otherwise."""
     other = tmp_path / "libvosk.so"
     shutil.copy(LIBVOSK, other)
     build = bytes.fromhex("2deead3f50350768e28bb3ef53d61738857890e3")

@@ -8,9 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from places import SUPPORT
+from places import ROOT, SUPPORT
 from test_simd import SOURCES
 
+from models.vosk.building import BUNDLED
 from models.vosk.prepared import PreparedModel
 
 pytestmark = pytest.mark.aarch64
@@ -30,8 +31,26 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(opened.extract("vosk/libvosk.so", directory))
 
 
+@pytest.fixture(scope="module")
+def of_the_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SIMD library of the wheel, which Clang compiles."""
+    directory = tmp_path_factory.mktemp("dist")
+    build = (sys.executable, ROOT / "scripts/wheel", "--only", "aarch64", "--out", directory)
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = directory.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        within = f"{BUNDLED.relative_to(ROOT)}/simd.so-"
+        (name,) = (name for name in opened.namelist() if name.startswith(within))
+        return Path(opened.extract(name, directory))
+
+
+@pytest.mark.timeout(600)
 def test_every_token_is_the_engines_to_the_bit(
-    tmp_path: Path, library: Path, prepared_small: PreparedModel, clips: list[bytes]
+    tmp_path: Path,
+    library: Path,
+    of_the_wheel: Path,
+    prepared_small: PreparedModel,
+    clips: list[bytes],
 ) -> None:
     simd, trace = tmp_path / "simd.so", tmp_path / "trace.so"
     driver, samples = tmp_path / "driver", tmp_path / "samples"
@@ -43,19 +62,20 @@ def test_every_token_is_the_engines_to_the_bit(
     ):
         subprocess.run([*COMPILE, *flags, "-o", to, *sources, "-ldl"], check=True)
     samples.write_bytes(clips[0])
-    preloaded = ("-E", f"LD_PRELOAD={trace}:{simd}")
-    emulated = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", *preloaded, driver)
 
-    def decoded(search: int) -> tuple[list[int], str]:
+    def decoded(simd: Path, search: int) -> tuple[list[int], str]:
+        preloaded = ("-E", f"LD_PRELOAD={trace}:{simd}")
+        emulated = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", *preloaded, driver)
         asked = (library, prepared_small.directory, samples, "NEON", str(search))
         done = subprocess.run([*emulated, *asked], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         traced, said = done.stdout.splitlines()
         return json.loads(traced), json.loads(said)["text"]
 
-    (*engines, none), text = decoded(0)
-    (*ours, searched), said = decoded(1)
+    (*engines, none), text = decoded(simd, 0)
+    (*ours, searched), said = decoded(simd, 1)
     assert (none, searched > 100) == (0, True)
     assert ours == engines
     assert min(ours) > 100
     assert said == text != ""
+    assert decoded(of_the_wheel, 1) == ([*ours, searched], text)

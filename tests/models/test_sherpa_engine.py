@@ -63,7 +63,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     missing = ENGINE.missing()
     assert missing is not None
     assert "sherpa_onnx is not installed" in missing
-    assert 'pip install "modelserver[onnx]"' in missing
+    assert "pip install 'modelserver[onnx]'" in missing
     assert ENGINE.findings(SETTINGS)[0].text == missing
 
 

@@ -99,7 +99,7 @@ def test_a_vocabulary_decides_how_a_word_is_cut(tmp_path):
 
 
 def sentencepiece(scores: dict[str, float]) -> bytes:
-    """A model of SentencePiece (sentencepiece_model.proto) with these pieces."""
+    """Return a model of SentencePiece (sentencepiece_model.proto) with these pieces."""
     content = b""
     for text, score in scores.items():
         piece = b"\x0a" + bytes([len(text.encode())]) + text.encode()

@@ -21,11 +21,11 @@ from supervisor.settings import Allocator
 
 TEXT = "ab ba feed hh cage"
 ENGINE = 35_000_000
-"""What the prediction counts for the process itself; these measurements begin after it."""
+"""Bytes that the prediction counts for the process itself; these measurements begin after it."""
 
 
 def loaded(directory: Path, *arguments: str) -> dict[str, Any]:
-    """What became of loading it; the process may write nothing else."""
+    """Load a model in a process; return its report, the only output allowed."""
     command = [sys.executable, SUPPORT / "load_onnx.py", directory, *arguments]
     allocator = choose_allocator(Allocator.AUTO, find_jemalloc(), huge_pages=False)
     done = subprocess.run(

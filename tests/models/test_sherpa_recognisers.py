@@ -59,7 +59,7 @@ def fed(made, pcm, size=8000):
 
 
 def of(kind, text):
-    """What the small model writes."""
+    """Return the text that the small model gives."""
     return text.upper() if kind == "sense_voice" else expected(kind, text)
 
 

@@ -21,7 +21,7 @@ LOUD, QUIET = 5000, 0
 
 
 def audio(*parts):
-    """16-bit samples: (amplitude, seconds) one after the other, each sample different."""
+    """Make 16-bit samples: (amplitude, seconds) one after the other, each sample different."""
     samples, counter = array("h"), itertools.count()
     for amplitude, seconds in parts:
         for _ in range(round(seconds * RATE)):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not DIRECTORY, reason="MODELSERVER_TEST_ONNX=DIR
 
 RATE = 16000
 PRIVATE_MB_MOST = 40
-"""Of a forked child, once it has decoded some clips. Measured: 55 to 90."""
+"""Private memory of a forked child, once it has decoded some clips. Measured: 55 to 90."""
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +163,8 @@ print(1, round(tests.private_mb()))
 
 
 def test_forked_children_share_the_model():
-    """In a process of its own, with the allocator that workers have: a child's private memory is
-    also what it reuses of memory that its parent has freed."""
+    """Fork in a process of its own, with the allocator of workers: a child's private memory
+    includes memory that it reuses after its parent has freed it."""
     allocator = choose_allocator(Allocator.AUTO, find_jemalloc(), huge_pages=False)
     environment = process_environment(os.environ, allocator.variables, {"TEST_ONNX": DIRECTORY})
     done = subprocess.run(

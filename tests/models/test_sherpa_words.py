@@ -10,7 +10,8 @@ pytestmark = pytest.mark.quick
 
 
 def words(text, tokens, **options):
-    """The words' texts, starts and ends; a token starts every tenth of a second from 2.0 on."""
+    """Return the words' texts, starts and ends; a token starts every tenth of a second from 2.0
+    on."""
     times = [number / 10 for number in range(len(tokens))]
     found = words_of(text, tokens, times, start_s=2.0, end_s=9.0, **options)
     return [(word.text, word.start_s, word.end_s) for word in found]

@@ -178,7 +178,7 @@ def test_what_is_preloaded_adds_up() -> None:
 
 
 class Switched:
-    """In the library's place: its switch, and a count of products."""
+    """Replacement of the library: its switch, and a count of products."""
 
     def __init__(self) -> None:
         self.used = True
@@ -241,8 +241,8 @@ def answer_of(
     *asked: object,
     environment: dict[str, str],
 ) -> Any:
-    """What it prints, started as a fork server is. It is given, as JSON, the model's directory,
-    what was made for it, and what else is asked."""
+    """Return the output of a program that is started like a fork server. It gets, as JSON, the
+    model's directory, the files made for it, and the other arguments."""
     made = {name: str(file) for name, file in prepared.made.items()}
     blas = blas_environment(SAME_AS, processor_flags())
     allocator = choose_allocator(Allocator.JEMALLOC, find_jemalloc(), huge_pages=False)
@@ -282,7 +282,7 @@ def test_everything_said_is_the_same(
     assert 10 * MB < report["details"]["packed_bytes"] < 25 * MB
     assert products > 1000
     assert report["details"]["aside_bytes"] > 0.9 * report["details"]["packed_bytes"]
-    assert restored == 0  # nobody misses the engine's own copy
+    assert restored == 0  # the engine's own copy is not missed
 
 
 @runs_avx2
@@ -296,7 +296,7 @@ def test_a_process_that_was_started_without_them_says_so(
 
 @runs_avx2
 def test_a_process_that_uses_the_engine_by_itself_is_left_alone(cache: Path) -> None:
-    """Whatever else runs with our library preloaded finds the engine's own functions."""
+    """Start another program with our library preloaded: it finds the engine's own functions."""
     simd = SimdLibrary(SIMD.build(cache), must_run(processor_flags(), "auto"))
     program = f"""
 import ctypes
@@ -331,7 +331,7 @@ def prepared_server(
 def small_server(
     directory: Path, small: models.ModelLocation, prepared: PreparedModel, **given: str
 ) -> Any:
-    """With a small model that is prepared."""
+    """Start a server with a small prepared model."""
     given = {"MODELSERVER_PREPARED_DIR": str(prepared.directory.parent)} | given
     return start_server(directory, "--model", str(small.directory), **given)
 
@@ -379,11 +379,7 @@ def test_off_is_the_engines_own(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
     with small_server(
-        tmp_path,
-        small,
-        prepared_small,
-        MODELSERVER_ENGINES_VOSK_SIMD="off",
-        MODELSERVER_DEBUG_WARMUP="none",
+        tmp_path, small, prepared_small, MODELSERVER_ENGINES_VOSK_SIMD="off"
     ) as server:
         server.wait_ready()
         (loaded,) = server.events("model.loaded")

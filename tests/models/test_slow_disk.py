@@ -1,4 +1,4 @@
-"""A server goes on watching over its memory while a model is fetched onto a slow disk."""
+"""A server keeps watching its memory while a model is fetched onto a slow disk."""
 
 import contextlib
 import io
@@ -17,11 +17,11 @@ from running import start_server, until
 from service_manager import Systemd
 
 NAME = "vosk-model-de-0.21"
-"""Of the publisher's list, without a checksum and large."""
+"""Model of the publisher's list that is large and has no checksum."""
 
 MB = 1_000_000
 SIZE = int(os.environ.get("TEST_SLOW_DISK_MB", "120")) * MB
-"""Of the model; a real one has up to 2,000 MB."""
+"""Bytes of the model; a real one has up to 2,000 MB."""
 
 BYTES_PER_S = 40 * MB
 WATCHDOG_S = 2.0

@@ -115,7 +115,8 @@ def test_attribute_files_of_macos_are_left_out(tmp_path: Path) -> None:
 
 
 def huge(kind: bytes, size: int) -> bytes:
-    """A header of that type which says that so many bytes follow, and a gigabyte that does not."""
+    """Return a header of that type which claims so many bytes, or a gigabyte that does not
+    follow."""
     return member("m/x", kind, size).tobuf(tarfile.GNU_FORMAT)
 
 
@@ -183,7 +184,7 @@ PLAIN = tarred((member("m/am/final.mdl"), b"x" * 5000), layout=tarfile.USTAR_FOR
         (PLAIN[:124] + b"zzzzzzzzzzz\0" + PLAIN[136:], "checksum of a header"),
         (checksummed(PLAIN[:124] + b"zzzzzzzzzzz\0" + PLAIN[136:]), "a number in a header"),
         (b"PK\x03\x04" + bytes(508), "checksum of a header"),
-        (PLAIN + bytes(3_000_000), "goes on after its end"),
+        (PLAIN + bytes(3_000_000), "continues after its end"),
         (tarred((member("m/README"), b"no model")), "holds no model"),
     ],
 )

@@ -1,5 +1,4 @@
-"""What holds for one model holds for others: each is prepared, mapped, and recognises files and
-streams."""
+"""Variants of models: each is prepared, mapped, and recognises files and streams."""
 
 import json
 import shutil

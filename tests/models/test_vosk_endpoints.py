@@ -25,7 +25,7 @@ def silence(seconds: float) -> bytes:
 
 
 def noise(pcm: bytes, amplitude: float) -> bytes:
-    """The same audio in a room with noise."""
+    """Return the same audio in a room with noise."""
     hiss = random.Random(1)
     samples = array("h", pcm)
     return array("h", (round(s / 2 + hiss.gauss(0, amplitude)) for s in samples)).tobytes()

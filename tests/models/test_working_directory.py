@@ -10,7 +10,7 @@ from running import start_server
 
 
 def run_there(directory: Path, program: str, *before: str) -> str:
-    """What the program prints that is started in the directory, as an ordinary user."""
+    """Return the output of a program that is started in the directory, as an ordinary user."""
     prelude = "import os\n" + "".join(f"{line}\n" for line in before)
     done = subprocess.run(
         [sys.executable, "-P", "-c", prelude + program],

@@ -197,7 +197,7 @@ def test_thoughts_that_are_not_finished_are_folded_away_too(
     expect(page.locator(".turn.assistant .text")).to_have_text("")
     expect(page.locator(".turn.assistant .note")).to_contain_text("cut")
     assert page.evaluate("spoken") == []
-    # Thoughts are no part of the conversation.
+    # Thoughts are not a part of the conversation.
     page.locator("#text").fill("and now?")
     page.locator("#send").click()
     until(

@@ -1,7 +1,8 @@
-"""Every page of the server in a real browser, on a desk and on a telephone: nothing on the console,
-nothing from elsewhere, nothing wider than the screen, and each control of `/docs` used once."""
+"""Pages of the server in a real browser, on a desktop and on a phone: nothing on the console,
+nothing from other sites, nothing wider than the screen, and each control of `/docs` used once."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,9 +40,19 @@ def opened(launched: Browser, url: str, size: dict[str, int], tongue: str = "en-
 
 
 def must_fit(page: Page) -> None:
-    """Nothing is cut off at the side: what is wider scrolls in a box of its own."""
+    """Check that nothing is cut off at the side: wider content scrolls in a box of its own."""
     wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1]
+
+
+def must_be_chinese(place: Locator) -> None:
+    """No sentence in English is left; names, values and commands stay as they are."""
+    text = place.evaluate(
+        """node => { const copy = node.cloneNode(true);
+        copy.querySelectorAll("code, [hidden]").forEach((one) => one.remove());
+        return copy.innerText; }"""
+    )
+    assert re.findall(r"[a-z]+ [a-z]+ [a-z]+[^\n]*", re.sub("`[^`]*`", "", text)) == []
 
 
 def picture(page: Page, name: str) -> None:
@@ -59,7 +70,7 @@ def test_there_is_a_font_for_what_is_recognised() -> None:
 
 
 def operation(page: Page, name: str) -> Locator:
-    """An operation of the API's page, opened."""
+    """Return an operation of the API's page, opened."""
     block = page.locator(f"#operations-default-{name}")
     if "is-open" not in (block.get_attribute("class") or ""):
         block.locator(".opblock-summary-control").click()
@@ -190,6 +201,8 @@ def test_the_operators_page_fits_in_every_tab(
         until(lambda name=name: page.locator(f"#{name} > *").count() > 0)  # type: ignore[misc]
         must_fit(page)
         picture(page, f"admin-{name}-{tongue}-{size['width']}")
+        if tongue == "zh-CN" and name != "log":
+            must_be_chinese(page.locator("#main"))
     page.locator("#filter").fill("server")
     expect(page.locator("#events li").first).to_contain_text("server")
     page.locator("#tongue").select_option("en" if tongue == "zh-CN" else "zh")

@@ -143,8 +143,8 @@ def test_the_operators_page_works_in_every_tab(site: Site, launched: Browser) ->
         page.get_by_role("button", name="Memory report").click()
     assert '"version"' in Path(download.value.path()).read_text()
     page.get_by_role("button", name="Reload").click()
-    page.get_by_role("button", name="Do it").click()
-    expect(page.locator("#said")).to_have_text("It is being done.")
+    page.get_by_role("button", name="Confirm").click()
+    expect(page.locator("#said")).to_have_text("Accepted.")
     page.locator("#logout").click()
     expect(page.locator("#login")).to_be_visible()
     assert page.context.cookies() == []

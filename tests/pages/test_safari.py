@@ -1,5 +1,5 @@
-"""What can be checked of Safari and iOS without them: the pages in a browser that lacks what Safari
-15.4 lacks, the syntax of their scripts, and recordings of the kind that Safari makes."""
+"""Checks for Safari and iOS without them: the pages in a browser that lacks what Safari 15.4 lacks,
+the syntax of their scripts, and recordings of the kind that Safari makes."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def server(
 ) -> Iterator[RunningServer]:
     assert prepared_embedded
     with language_model() as talker:
-        given = {"MODELSERVER_DEBUG_WARMUP": "none", "MODELSERVER_ASSISTANT_URL": talker.url}
+        given = {"MODELSERVER_ASSISTANT_URL": talker.url}
         with start_server(tmp_path_factory.mktemp("safari"), **given) as running:
             running.wait_whole()
             yield running

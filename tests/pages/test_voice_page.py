@@ -1,4 +1,4 @@
-"""The voice page, in a real browser whose microphone hears a spoken file."""
+"""The voice page, in a real browser whose microphone plays a spoken file."""
 
 import os
 import re
@@ -40,7 +40,6 @@ def _well(talker: LanguageModel, listening: Browser) -> Iterator[None]:
 def settings(prepared_embedded: PreparedModel, talker: LanguageModel) -> dict[str, str]:
     assert prepared_embedded
     return {
-        "MODELSERVER_DEBUG_WARMUP": "none",
         "MODELSERVER_ASSISTANT_URL": talker.url,
         "MODELSERVER_ASSISTANT_TIMEOUT_S": "2",
         "MODELSERVER_ASSISTANT_PER_MINUTE": "0",
@@ -83,7 +82,8 @@ WATCH_ANSWERS = """() => {
     window.states.add(document.querySelector('#state').textContent);
   }).observe(document.body, {subtree: true, childList: true, characterData: true});
 }"""
-"""What stood there of an answer while it came, and what was said of the state, however shortly."""
+"""Script that records the text of an answer while it came, and every state that was shown, however
+briefly."""
 
 
 def test_one_speaks_sees_it_and_gets_an_answer(
@@ -221,7 +221,7 @@ def test_a_server_that_is_busy_is_waited_for(server: RunningServer, listening: B
     try:
         page.get_by_role("button", name="Speak").click()
         expect(page.locator("#notice")).to_have_text(
-            re.compile("busy. Trying again in [0-9]+ s"), timeout=20_000
+            re.compile("busy. Next try in [0-9]+ s"), timeout=20_000
         )
     finally:
         assert server.ask_admin("POST", "/admin/resume")[0] == 200
@@ -248,7 +248,7 @@ def test_what_goes_wrong_is_told_and_can_be_asked_again(
     expect(page.locator(".turn.user .text")).to_have_text("a question")
     assert page.locator(".turn.assistant").count() == (way == "breaks_off")
     talker.way = "too_long"
-    page.get_by_role("button", name="Ask again").click()
+    page.get_by_role("button", name="Try again").click()
     expect(page.locator(".turn.assistant .text").last).to_have_text("Hello, you asked.")
     expect(page.locator(".turn.assistant .note")).to_contain_text("cut")
     expect(page.locator(".turn.problem")).to_have_count(0)
@@ -269,7 +269,24 @@ def test_a_file_is_a_question_too(
     assert written == f"You: {text}\n\nAnswer: Hello, you asked."
     bad = {"name": "b.wav", "mimeType": "audio/wav", "buffer": b"<html>no"}
     page.locator("#file").set_input_files(bad)  # type: ignore[arg-type]
-    expect(page.locator(".turn.problem .text")).to_contain_text("This is no audio file")
+    expect(page.locator(".turn.problem .text")).to_contain_text("This is not an audio file")
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"<html>no", "这不是音频文件：这是 HTML 或 XML 网页"),
+        (b"PK\3\4" + bytes(100), "这不是音频文件：这是ZIP 压缩包，请发送其中的音频文件"),
+        (b"", "文件是空的"),
+    ],
+)
+def test_errors_are_in_the_language_of_the_page(
+    server: RunningServer, launched: Browser, sent: bytes, said: str
+) -> None:
+    page = visit(launched.new_context(locale="zh-CN"), server.url).page
+    file = {"name": "b.wav", "mimeType": "audio/wav", "buffer": sent}
+    page.locator("#file").set_input_files(file)  # type: ignore[arg-type]
+    expect(page.locator(".turn.problem .text")).to_contain_text(said)
 
 
 def test_a_page_without_a_microphone_says_why(server: RunningServer, driver: Browsers) -> None:
@@ -277,7 +294,7 @@ def test_a_page_without_a_microphone_says_why(server: RunningServer, driver: Bro
     with driver.launch(b"", rule, "--deny-permission-prompts") as launched:
         refused = opened(launched, server).page
         refused.get_by_role("button", name="Speak").click()
-        expect(refused.locator("#notice")).to_contain_text("The microphone was refused")
+        expect(refused.locator("#notice")).to_contain_text("does not allow the microphone")
         expect(refused.get_by_role("button", name="Speak")).to_have_attribute(
             "aria-pressed", "false"
         )
@@ -330,7 +347,7 @@ def test_a_microphone_that_goes_away_ends_what_was_said(
     expect(page.locator("#partial")).to_have_text(KOREAN, timeout=20_000)
     page.evaluate(goes)
     expect(page.locator(".turn.user .text")).to_have_text(KOREAN, timeout=20_000)
-    expect(page.locator("#notice")).to_contain_text("The microphone has gone")
+    expect(page.locator("#notice")).to_contain_text("The microphone was disconnected")
     expect(page.get_by_role("button", name="Speak")).to_have_attribute("aria-pressed", "false")
     assert len(sockets) == 1  # it was not sent again
     until(lambda: server.health()["streams"]["open"] == 0)
@@ -376,7 +393,7 @@ def test_silence_is_told(server: RunningServer, driver: Browsers) -> None:
     with driver.launch(b"", ALLOWED) as launched:
         page = opened(launched, server).page
         page.get_by_role("button", name="Speak").click()
-        expect(page.locator("#state")).to_contain_text("Nothing is heard", timeout=20_000)
+        expect(page.locator("#state")).to_contain_text("There is no sound", timeout=20_000)
 
 
 def test_it_takes_dictation_where_nobody_answers_and_asks_for_a_key(
@@ -395,7 +412,7 @@ def test_it_takes_dictation_where_nobody_answers_and_asks_for_a_key(
         page.get_by_role("button", name="Done").click()
         page.get_by_role("button", name="Speak").click()
         expect(page.locator(".turn.problem .text")).to_contain_text(
-            "The key is not known", timeout=20_000
+            "The key is not valid", timeout=20_000
         )
         page.locator("#key").fill(key)
         page.get_by_role("button", name="Done").click()

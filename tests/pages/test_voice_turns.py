@@ -25,7 +25,7 @@ AS_IT_IS = """
     return stream;
   };
 """
-"""The browser takes nothing out of what the microphone hears."""
+"""Setting by which the browser removes nothing from the microphone's audio."""
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +46,14 @@ def server(
     talker: LanguageModel,
 ) -> Iterator[RunningServer]:
     assert prepared_embedded
-    given = {
-        "MODELSERVER_DEBUG_WARMUP": "none",
-        "MODELSERVER_ASSISTANT_URL": talker.url,
-        "MODELSERVER_ASSISTANT_PER_MINUTE": "0",
-    }
+    given = {"MODELSERVER_ASSISTANT_URL": talker.url, "MODELSERVER_ASSISTANT_PER_MINUTE": "0"}
     with start_server(tmp_path_factory.mktemp("turns"), **given) as running:
         running.wait_whole()
         yield running
 
 
 def with_noise(pcm: bytes, seconds: float) -> bytes:
-    """The samples, with music from beginning to end, for so long in all."""
+    """Return the samples, with music from beginning to end, `seconds` long in total."""
     samples = struct.unpack(f"<{len(pcm) // 2}h", pcm)
     noise = [
         2500 * math.sin(2 * math.pi * (110 + 40 * (at // 8000 % 3)) * at / 16_000)
@@ -89,10 +85,10 @@ def test_a_turn_ends_though_it_never_becomes_quiet(
         # The noise counts as the room's after half a minute.
         expect(page.locator(".turn.user .text")).to_have_text(KOREAN, timeout=15_000)
         expect(page.locator(".turn.assistant:not(.open) .text")).to_have_text("Hello, you asked.")
-        # What goes on is taken for noise, and the microphone is still open.
+        # What continues is taken for noise, and the microphone is still open.
         until(lambda: server.health()["streams"]["open"] == 0)
         expect(page.get_by_role("button", name="Stop")).to_have_attribute("aria-pressed", "true")
-        expect(page.locator("#state")).to_contain_text(re.compile("Listening|Nothing is heard"))
+        expect(page.locator("#state")).to_contain_text(re.compile("Listening|There is no sound"))
         assert len(talker.asked) == 1
 
 
@@ -124,9 +120,9 @@ def test_a_page_that_is_left_keeps_what_was_recognised(
         page.go_back()
         page.wait_for_selector("html[data-ready]")
         expect(page.locator(".turn.user .text")).to_have_text(KOREAN)
-        expect(page.locator(".turn.user .note")).to_contain_text("The page was left here")
+        expect(page.locator(".turn.user .note")).to_contain_text("The page was closed here")
         page.locator("#tongue").select_option("zh")
-        expect(page.locator(".turn.user .note")).to_have_text("您说到这里时离开了页面。")
+        expect(page.locator(".turn.user .note")).to_have_text("说到这里时页面被关闭。")
 
 
 def test_a_microphone_that_is_muted_for_a_moment_goes_on(

@@ -1,4 +1,4 @@
-"""Which model is chosen for the room there is: decided from files, before anything is loaded."""
+"""Choice of a model for the available memory: decided from files, before anything is loaded."""
 
 import struct
 from pathlib import Path
@@ -160,13 +160,13 @@ def test_what_a_model_takes_while_it_loads_has_to_fit_too(
 async def test_a_model_that_is_not_loaded_yet_is_known_to_take_no_phrases(
     settings: Settings, tmp_path: Path
 ) -> None:
-    """It would be loaded a second time to find that out."""
+    """Check that it is not loaded a second time to find that out."""
 
     async def no_room() -> bool:
         return False
 
     async def anyway(needs: int, left: int) -> None:
-        """Load it."""
+        """Load it despite the lack of memory."""
 
     supply = cast("RequirementSupply", None)
     loading = ModelLoading(supply, no_room, anyway, phrases=False)
@@ -190,7 +190,7 @@ def test_the_catalogue_is_sound() -> None:
     assert len(set(names)) == len(names) > 30
     assert names[:2] == ["vosk-model-small-cn-0.22", "vosk-model-cn-0.22"]
     for entry in models.catalog():
-        if entry.engine == "vosk" or entry.download_bytes:  # of some, nobody published a size
+        if entry.engine == "vosk" or entry.download_bytes:  # some have no published size
             assert entry.download_bytes > 20e6
             assert entry.memory_bytes > entry.download_bytes
         assert entry.md5 == "" or len(bytes.fromhex(entry.md5)) == 16

@@ -1,4 +1,4 @@
-"""Workers die, clients go, a thousand come at once: the server goes on as before."""
+"""Workers die, clients go, a thousand come at once: the server keeps serving."""
 
 import signal
 import socket

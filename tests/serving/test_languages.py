@@ -24,13 +24,17 @@ pytestmark = pytest.mark.quick
 ABILITIES = models.Abilities(words=False, languages=("zh", "yue", "en"), detects_language=True)
 
 
-def served(label: str, language: str, abilities: models.Abilities) -> ServedModel:
-    """A model whose pool has loaded it."""
+def served(
+    label: str, language: str, abilities: models.Abilities, *, takes_phrases: bool = False
+) -> ServedModel:
+    """Return a model whose pool has loaded it; `takes_phrases`: in another form."""
     made = ServedModel.__new__(ServedModel)
     made.label, made.settings = label, Settings()
     report = {"model": label, "language": language, "abilities": msgspec.to_builtins(abilities)}
     pool: Any = SimpleNamespace(report=lambda: report)
     made.pool = pool
+    loading: Any = SimpleNamespace(takes_phrases=lambda: takes_phrases)
+    made._loading = loading
     return made
 
 
@@ -54,6 +58,15 @@ def test_the_list_of_models_says_what_each_can_do(registry: ModelRegistry) -> No
     (korean, several) = map(about_model, registry.values())
     assert korean.languages == ["ko"]
     assert (several.languages, several.abilities) == (["zh", "yue", "en"], ABILITIES)
+
+
+def test_phrases_that_another_form_takes_are_an_ability() -> None:
+    prepared = about_model(served("ko", "ko", models.Abilities(), takes_phrases=True)).abilities
+    assert prepared is not None
+    assert prepared.phrases == "only"
+    without = about_model(served("ko", "ko", models.Abilities())).abilities
+    assert without is not None
+    assert without.phrases == "no"
 
 
 async def test_what_an_unloaded_model_can_do_is_read_from_its_directory(tmp_path: Path) -> None:

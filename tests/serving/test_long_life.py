@@ -1,5 +1,5 @@
-"""What happens to a server that runs for years: its clock is set, its settings are read again and
-again, its disks fail."""
+"""A server that runs for years: its clock is set, its settings are read again and again, its disks
+fail."""
 
 import contextlib
 import os
@@ -32,11 +32,12 @@ time.time = lambda: real() + struct.unpack("<d", offset)[0]
 """The time of day is another: the machine's own cannot be set beside others."""
 MB = 1_000_000
 THREADS_OF_A_LOOP = 6
-"""That wait for files, at most, with two processors; each starts when it is first needed."""
+"""Threads that wait for files, at most, with two processors; each starts when it is first
+needed."""
 
 
 def job(server: RunningServer, wav: bytes) -> str:
-    """The id of one that is done."""
+    """Run a job; return its id once it is done."""
     taken = server.ask(JOBS, wav)
     assert taken.status == 202, taken.body
     job_id = str(taken.json["id"])
@@ -70,7 +71,7 @@ def test_a_clock_that_is_set_is_told_from_one_that_is_adjusted(
 async def test_a_clock_that_is_set_in_the_middle_of_a_question_is_not_half_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is stored goes by the clock of before until the next question: so does the time."""
+    """Use the former clock for what is stored until the next question, and for the time, too."""
     days = 0
     monkeypatch.setattr(clock, "_difference", lambda: 1e9 + days * DAY)
     thread = StoreThread()
@@ -275,7 +276,7 @@ def test_a_directory_that_goes_away_and_comes_back(
 def test_a_disk_that_fails(
     on_disk: tuple[Path, Path, RunningServer], clips: list[bytes], large: bytes
 ) -> None:
-    """What it is on is gone: what is written is an I/O error."""
+    """Remove the disk under the files: writing is an I/O error."""
     mounted, image, server = on_disk
     small = wav_file(clips[0][: 32_000 * 3])
     job(server, small)

@@ -1,5 +1,5 @@
-"""What a server has done in a process beside it: its loop goes on meanwhile, and it learns why that
-came to nothing."""
+"""Model commands: a server runs them in a process beside it, continues meanwhile, and reports why
+they failed."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ CHINESE = "vosk-model-small-cn-0.22"
 def test_a_download_does_not_block_the_server(
     tmp_path: Path, small_settings: dict[str, str]
 ) -> None:
-    """However long hashing and unpacking take: here, for ever."""
+    """Use a download whose hashing and unpacking never end."""
     home = tmp_path / "models"
     with (
         web_server(Manners({f"{CHINESE}.zip": b"x" * 43_898_754})) as url,
@@ -63,7 +63,7 @@ def test_a_download_does_not_block_the_server(
             assert server.ask("/healthz", timeout_s=5).status == 200
         process.send_signal(signal.SIGCONT)
         told = server.wait_event("model.pull_failed", timeout_s=60)
-        assert "is not what it should be" in told["reason"]
+        assert "has a wrong checksum" in told["reason"]
         assert not (home / CHINESE).exists()
 
 
@@ -91,7 +91,6 @@ def test_a_model_that_another_process_prepares_is_used_once_it_is_made(
         start_server(
             tmp_path,
             f"--model={small.directory}",
-            MODELSERVER_DEBUG_WARMUP="none",
             MODELSERVER_PREPARED_DIR=str(store),
             MODELSERVER_PREPARE="auto",
             MODELSERVER_WORKERS_COUNT="1",
@@ -125,7 +124,7 @@ class Ended(Preparation):
 
 
 async def outcome_of(monkeypatch: pytest.MonkeyPatch, attempts: Ended) -> tuple[bool, list[float]]:
-    """Whether it is made in the end, and the pauses meanwhile."""
+    """Return whether it succeeds in the end, and the pauses meanwhile."""
     pauses: list[float] = []
 
     async def sleep(seconds: float) -> None:

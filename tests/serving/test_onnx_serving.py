@@ -33,7 +33,7 @@ def server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
 
 
 def recording(*texts: str) -> bytes:
-    """The texts, with two seconds of silence after each."""
+    """Return the texts, with two seconds of silence after each."""
     return wav_file(silence(0.5) + b"".join(tones(text) + silence(2) for text in texts))
 
 

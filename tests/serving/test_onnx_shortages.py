@@ -22,7 +22,7 @@ from models.sherpa.prepared import prepare
 MB = 1_000_000
 WEIGHTS_BYTES = 200 * MB
 SUPERVISOR_BYTES = 60 * MB
-"""With the reserve."""
+"""Bytes of the supervisor, with the reserve."""
 KIND = "zipformer_ctc"
 TEXTS = ("ab ba", "feed", "cab gage", "d", "a bad hedge")
 
@@ -97,7 +97,7 @@ def test_two_workers_of_a_prepared_model_fit_into_three_hundred_megabytes(
 def test_a_model_that_does_not_fit_is_refused_with_numbers_or_served_prepared(
     large: models.ModelLocation, store: Path, tmp_path: Path
 ) -> None:
-    """With 200 MB less than it needs."""
+    """Allow 200 MB less than it needs."""
     needs = models.engine_of(large.directory).forms(large, models.EngineSettings(store))[-1]
     limit = needs.prediction.total(2) + SUPERVISOR_BYTES - 200 * MB
     with memory_cgroup(limit) as group:
@@ -158,7 +158,7 @@ def test_no_request_is_lost_while_a_worker_is_killed_every_two_seconds(
 
 
 def truncate(data: Path) -> None:
-    """Its pages are gone: reading them is a SIGBUS."""
+    """Remove the file's pages: reading them is a SIGBUS."""
     with data.open("r+b") as file:
         file.truncate(4096)
 
@@ -170,7 +170,7 @@ def change(data: Path) -> None:
 
 
 def crash_a_worker(server: RunningServer) -> None:
-    """One that has nothing to do, and wait until that is in the log."""
+    """Crash an idle worker, and wait until that is in the log."""
     worker, seen = server.workers()[0], len(server.events())
     worker.send_signal(signal.SIGSEGV)
     server.wait_event("worker.exited", seen, pid=worker.pid, cause="crash")

@@ -1,4 +1,4 @@
-"""The text step `punctuation`: final texts of both engines have marks, whoever asks."""
+"""The text step `punctuation`: final texts of both engines have marks, in every API."""
 
 import asyncio
 import json
@@ -159,11 +159,11 @@ def test_its_memory_is_predicted(server: RunningServer, tmp_path: Path) -> None:
 
 
 def test_a_vosk_model_has_marks_too(tmp_path: Path, clips: list[bytes]) -> None:
-    """Both libraries are in one process."""
+    """Use both libraries in one process."""
     marks = make_chinese(tmp_path / "models" / "marks")
     given = {"MODELSERVER_TEXT_STEPS": "punctuation", "MODELSERVER_LANGUAGE": "zh"}
     given |= {"MODELSERVER_TEXT_PUNCTUATION_MODEL": str(marks)}
-    given |= {"MODELSERVER_WORKERS_COUNT": "1", "MODELSERVER_DEBUG_WARMUP": "none"}
+    given |= {"MODELSERVER_WORKERS_COUNT": "1"}
     with start_server(tmp_path, **given) as server:
         server.wait_ready()
         answer = server.convert(wav_file(clips[0]), "?alternatives=2&segments=true&words=true").json
@@ -180,7 +180,7 @@ def test_a_vosk_model_has_marks_too(tmp_path: Path, clips: list[bytes]) -> None:
     ("kind", "language", "state"),
     [
         ("whisper", "en", "not needed: the model writes punctuation itself"),
-        ("zipformer_ctc", "ko", "knows nothing of ko"),
+        ("zipformer_ctc", "ko", "does not support ko"),
     ],
 )
 def test_texts_that_need_none_or_of_other_languages_stay_as_they_are(

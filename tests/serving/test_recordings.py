@@ -1,5 +1,5 @@
-"""Long recordings: cut in pauses, heard by all workers at once, made one again; and nobody waits
-behind them."""
+"""Long recordings: cut in pauses, recognised by all workers at once, joined again; and other
+requests do not wait behind them."""
 
 import asyncio
 import contextlib

@@ -37,7 +37,7 @@ def anonymous_bytes(pid: int) -> int:
 def test_a_prepared_model_is_served_mapped(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
-    with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path) as server:
         server.wait_whole()
         (loaded,) = server.events("model.loaded")
         assert loaded["details"]["graph"] == "mapped"
@@ -50,9 +50,7 @@ def test_a_prepared_model_is_served_mapped(
         texts = [server.convert(wav).json["text"] for wav in wav_clips]
     (tmp_path / "plain").mkdir()
     with start_server(
-        tmp_path / "plain",
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
+        tmp_path / "plain", MODELSERVER_PREPARED_DIR=str(tmp_path / "none")
     ) as server:
         server.wait_whole()
         assert server.events("model.loaded")[0]["details"]["graph"] == "lazy"
@@ -68,7 +66,6 @@ def test_prefetch_does_what_it_is_told(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(prepared_small.directory.parent),
         MODELSERVER_ENGINES_VOSK_PREFETCH=prefetch,
     ) as server:
@@ -83,7 +80,6 @@ def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LANGUAGE="ko",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_PREPARE="auto",
@@ -128,7 +124,6 @@ def test_reloads_do_not_begin_the_preparation_anew(
     with start_server(
         tmp_path,
         f"--model={small.directory}",
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LANGUAGE="ko",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_PREPARE="auto",
@@ -154,7 +149,6 @@ def test_first_prepares_before_it_serves(
         "--prepare",
         "first",
         MODELSERVER_LANGUAGE="ko",
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(store),
     ) as server:
         server.wait_event("prepare.started")
@@ -168,10 +162,7 @@ def test_first_prepares_before_it_serves(
 def composing(directory: Path, store: Path) -> Iterator[RunningServer]:
     """A server that serves the embedded model while it is being prepared, which takes minutes."""
     with start_server(
-        directory,
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_PREPARED_DIR=str(store),
-        MODELSERVER_PREPARE="auto",
+        directory, MODELSERVER_PREPARED_DIR=str(store), MODELSERVER_PREPARE="auto"
     ) as server:
         server.wait_ready()
         until(lambda: list(store.glob(".partial-*/graph/HCLG.fst.arcs")), 30)
@@ -225,7 +216,6 @@ def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         PATH=str(empty),
         MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
         MODELSERVER_PREPARE="auto",
@@ -238,7 +228,7 @@ def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_
 
 
 def copied(prepared: PreparedModel, store: Path) -> Path:
-    """A copy of it that may be damaged; where its graph is."""
+    """Copy it, so that the copy can be damaged; return the copy's graph."""
     for name in ("prepared.json", *prepared.manifest.made):
         copy = store / prepared.directory.name / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +237,7 @@ def copied(prepared: PreparedModel, store: Path) -> Path:
 
 
 def overwrite(graph: Path) -> None:
-    """All but its header, in place; its size and time do not tell."""
+    """Overwrite all but its header, in place, with the same size and time."""
     before = graph.stat()
     with graph.open("r+b") as file:
         file.seek(4096)
@@ -267,11 +257,7 @@ def test_a_damaged_prepared_model_is_told_and_the_plain_one_served(
         file.seek(-5, os.SEEK_END)
         file.write(b"12345")
     with start_server(
-        tmp_path,
-        "--model",
-        str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_PREPARED_DIR=str(tmp_path / "store"),
+        tmp_path, "--model", str(small.directory), MODELSERVER_PREPARED_DIR=str(tmp_path / "store")
     ) as server:
         server.wait_ready()
         told = server.wait_event("prepared_model.rejected")
@@ -282,7 +268,8 @@ def test_a_damaged_prepared_model_is_told_and_the_plain_one_served(
 def test_what_crashes_while_it_is_loaded_is_verified_and_the_original_served(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
-    """What cannot be seen from its size and time: the warm-up of the load runs into it."""
+    """Damage it in a way that its size and time do not show: the warm-up of the load runs into
+    it."""
     overwrite(copied(prepared_small, tmp_path / "store"))
     with start_server(
         tmp_path, f"--model={small.directory}", MODELSERVER_PREPARED_DIR=str(tmp_path / "store")
@@ -293,7 +280,7 @@ def test_what_crashes_while_it_is_loaded_is_verified_and_the_original_served(
         assert not any((tmp_path / "store").glob("*/prepared.json"))
 
 
-@pytest.mark.timeout(240)  # a server serves, is damaged, and prepares its model anew
+@pytest.mark.timeout(240)  # a server serves, is damaged, and prepares its model again
 @pytest.mark.parametrize("damage", [cut_short, overwrite])
 def test_what_is_damaged_while_it_serves_costs_no_request(
     tmp_path: Path,
@@ -306,7 +293,6 @@ def test_what_is_damaged_while_it_serves_costs_no_request(
     with start_server(
         tmp_path,
         f"--model={small.directory}",
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_WORKERS_COUNT="2",
         MODELSERVER_PREPARE="auto",
         MODELSERVER_PREPARED_DIR=str(tmp_path / "store"),
@@ -330,7 +316,8 @@ def test_what_is_damaged_while_it_serves_costs_no_request(
 def test_files_that_are_written_to_after_a_look_are_read_again(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
-    """Whatever was found a moment ago. Otherwise they are not: crashes may come of what is sent."""
+    """Read changed files again at once. Unchanged ones are not: crashes may be caused by
+    requests."""
     graph = copied(prepared_small, tmp_path / "store")
     engine = unittest.mock.Mock(wraps=models.engine_of(small.directory))
     form = candidate(small, Settings(prepared_dir=tmp_path / "store")).form
@@ -370,7 +357,7 @@ def test_one_that_cannot_be_removed_is_not_used_again(
 
 
 def transcribe_all(server: RunningServer, wavs: list[bytes]) -> tuple[list[str], float]:
-    """The texts, and wall seconds per second of audio."""
+    """Return the texts, and wall seconds per second of audio."""
     started = time.monotonic()
     answers = [server.convert(wav).json for wav in wavs]
     took = time.monotonic() - started
@@ -383,9 +370,7 @@ def test_three_hundred_megabytes_are_enough_for_a_prepared_model(
     assert compiled_graph(prepared_embedded.directory).stat().st_size > 900 * MB
     with (
         memory_cgroup(300 * MB) as group,
-        start_server(
-            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_DEBUG_WARMUP="none"
-        ) as server,
+        start_server(tmp_path, "--workers", "1", before_exec=group.enter) as server,
     ):
         server.wait_ready()
         assert server.events("model.loaded")[0]["details"]["prefetched"] is False
@@ -409,7 +394,6 @@ def test_the_plain_model_is_refused_in_three_hundred_megabytes_before_it_is_read
             "--workers",
             "1",
             before_exec=group.enter,
-            MODELSERVER_DEBUG_WARMUP="none",
             MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
         ) as server,
     ):
@@ -434,9 +418,7 @@ def test_the_limit_may_shrink_under_a_running_server(
     assert compiled_graph(prepared_embedded.directory).is_file()
     with (
         memory_cgroup(1000 * MB) as group,
-        start_server(
-            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_DEBUG_WARMUP="none"
-        ) as server,
+        start_server(tmp_path, "--workers", "1", before_exec=group.enter) as server,
     ):
         server.wait_ready()
         before, _ = transcribe_all(server, wav_clips)

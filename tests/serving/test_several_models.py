@@ -26,7 +26,7 @@ KO, ZH = "vosk-model-small-ko-0.1", "vosk-model-small-cn-0.22"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, embedded: models.ModelLocation) -> Path:
-    """Two models that hear different words."""
+    """Directory of two models that recognise different words."""
     home = tmp_path_factory.mktemp("home")
     words = SMALL_WORDS.split()
     make_small_model(embedded.directory, home / KO, words)
@@ -166,7 +166,7 @@ def test_each_model_has_workers_of_its_own_and_one_guard_sees_all(several: Chang
     assert len(servers) == 2
     parents = [os.getpgid(worker["pid"]) for worker in health["workers"]]
     assert (parents.count(by_label["ko"]["fork_server_pid"]), set(parents)) == (2, servers)
-    # What both fork servers hold, counted once each, and nobody's helper.
+    # The memory of both fork servers, counted once each, and of no helper.
     held = sum(psutil.Process(pid).memory_info().rss for pid in servers)
     until(lambda: several.health()["memory"]["used_bytes"] > 0.7 * held, 10)
     assert not several.server.events("guard.helper_ended")
@@ -194,7 +194,7 @@ def test_a_model_is_loaded_when_it_is_asked_for_and_unloaded_when_nobody_asks(
     loaded = [e for e in several.server.events()[seen:] if e["event"] == "model.loaded"]
     assert len(loaded) == 1
     event = several.server.wait_event("model.unloaded", seen, model="later")
-    assert event["reason"] == "nobody asked for it for 0.5 s"
+    assert event["reason"] == "no request for 0.5 s"
     until(lambda: not psutil.pid_exists(loaded[0]["pid"]), 5)
     assert several.states() == {"ko": "ready", "cn": "ready", "later": "unloaded"}
     assert several.health()["exits_by_cause"]["shutdown"] >= 2  # a counter never falls
@@ -374,7 +374,7 @@ def test_models_come_and_go(
         until(lambda: server.states().get("zh") == "ready", 20)
         assert server.model(wav_clips[0], "?model=zh") == ZH
         assert [worker["id"] for worker in server.health()["workers"]] == [0, 1]
-        # A request is inside the one that goes: it is answered, and nobody waits for it.
+        # A request is running in the one that goes: it is answered, and nothing waits for it.
         long = wav_file(b"".join(clips) * 5)
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             inside = threads.submit(server.model, long, "?model=ko")

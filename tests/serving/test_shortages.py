@@ -1,4 +1,4 @@
-"""What else than memory can be too little: a sentence each, no storm of restarts, and recovery."""
+"""Shortages other than memory: a sentence each, no storm of restarts, and recovery."""
 
 import contextlib
 import ctypes
@@ -40,7 +40,7 @@ def few_processes(
 
 @pytest.fixture
 def settings(small: models.ModelLocation) -> dict[str, str]:
-    return {"MODELSERVER_MODEL": str(small.directory), "MODELSERVER_DEBUG_WARMUP": "none"}
+    return {"MODELSERVER_MODEL": str(small.directory)}
 
 
 def reason(server: RunningServer) -> str:
@@ -68,7 +68,7 @@ def test_too_few_processes_is_said_and_over_when_there_are_more(
 def test_too_few_processes_of_an_ordinary_user_are_said_too(
     embedded: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
-    """`ulimit -u`: for root there is none."""
+    """Use `ulimit -u`, which does not bind root."""
 
     def become() -> None:
         os.setgroups([])
@@ -79,7 +79,6 @@ def test_too_few_processes_of_an_ordinary_user_are_said_too(
     given = {
         "MODELSERVER_MODEL": str(embedded.directory),
         "MODELSERVER_LANGUAGE": "ko",
-        "MODELSERVER_DEBUG_WARMUP": "none",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     with tempfile.TemporaryDirectory() as name:

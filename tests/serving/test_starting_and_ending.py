@@ -1,4 +1,4 @@
-"""How a server begins and ends: signals, what it needs and does not find, and nothing left over."""
+"""Start and end of a server: signals, missing requirements, and nothing left behind."""
 
 import fcntl
 import functools
@@ -29,7 +29,7 @@ import models
 def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(
     tmp_path: Path, clips: list[bytes]
 ) -> None:
-    with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path) as server:
         server.wait_whole()
         with ThreadPoolExecutor() as threads:
             connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
@@ -55,7 +55,7 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(
 
 
 def test_a_second_sigterm_stops_now(tmp_path: Path, clips: list[bytes]) -> None:
-    with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path) as server:
         server.wait_whole()
         with ThreadPoolExecutor() as threads:
             answer = threads.submit(server.convert, wav_file(b"".join(clips) * 50))
@@ -73,7 +73,7 @@ def test_a_missing_model_is_waited_for_with_the_reason_in_readyz(
     tmp_path: Path, embedded_path: Path
 ) -> None:
     model = tmp_path / "model"
-    with start_server(tmp_path, "--model", str(model), MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path, "--model", str(model)) as server:
         server.wait_event("model.unavailable")
         answer = server.ask("/readyz")
         check_error(answer, 503, "not_ready")
@@ -129,7 +129,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_supervisor_killed_leaves_no_process(tmp_path: Path, clips: list[bytes]) -> None:
-    with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path) as server:
         server.wait_whole()
         with ThreadPoolExecutor() as threads:
             abandoned = threads.submit(server.convert, wav_file(b"".join(clips) * 5))
@@ -147,9 +147,7 @@ def test_the_supervisor_killed_leaves_no_process(tmp_path: Path, clips: list[byt
 
 
 def test_sighup_while_it_starts_ends_nothing(tmp_path: Path, small: models.ModelLocation) -> None:
-    with start_server(
-        tmp_path, f"--model={small.directory}", MODELSERVER_DEBUG_WARMUP="none"
-    ) as server:
+    with start_server(tmp_path, f"--model={small.directory}") as server:
         for _ in range(5):  # from the moment at which it says that it listens
             server.process.send_signal(signal.SIGHUP)
         server.wait_ready()
@@ -173,12 +171,7 @@ def test_a_spool_directory_that_cannot_be_used_is_told_at_the_start(tmp_path: Pa
 def test_an_upload_that_is_not_done_at_the_end_of_the_drain_is_told(
     tmp_path: Path, small: models.ModelLocation
 ) -> None:
-    with start_server(
-        tmp_path,
-        f"--model={small.directory}",
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_DRAIN_S="0.5",
-    ) as server:
+    with start_server(tmp_path, f"--model={small.directory}", MODELSERVER_DRAIN_S="0.5") as server:
         server.wait_ready()
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
             sock.sendall(
@@ -221,7 +214,8 @@ def test_a_terminal_that_is_closed_ends_the_server_in_it(
 
 
 def hears_sigterm(pid: int) -> bool:
-    """It has a handler for it: without one, nothing reaches the first process of a namespace."""
+    """Return whether it has a handler: without one, nothing reaches the first process of a
+    namespace."""
     mask = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:\t")[2].split()[0]
     return bool(int(mask, 16) & 1 << (signal.SIGTERM - 1))
 
@@ -230,8 +224,8 @@ def hears_sigterm(pid: int) -> bool:
 def test_sigterm_at_any_moment_of_the_start_ends_it(
     tmp_path: Path, small: models.ModelLocation, as_pid_1: bool
 ) -> None:
-    """In two seconds, with 0 or 143; as a container's first process too, whose interpreter has to
-    be there before it can hear anything."""
+    """Check that it ends in two seconds, with 0 or 143; also as a container's first process, whose
+    interpreter has to be there before it can handle a signal."""
     program = [sys.executable, "-m", "modelserver", "serve", f"--model={small.directory}"]
     if as_pid_1:
         if os.getuid() != 0:

@@ -54,11 +54,7 @@ def test_this_server_answers_every_request_under_the_same_limit_and_load(
     with (
         memory_cgroup(LIMIT) as group,
         start_server(
-            tmp_path,
-            before_exec=group.enter,
-            MODELSERVER_DEBUG_WARMUP="none",
-            MODELSERVER_WORKERS_COUNT="2",
-            **store,
+            tmp_path, before_exec=group.enter, MODELSERVER_WORKERS_COUNT="2", **store
         ) as server,
     ):
         server.wait_whole()
@@ -83,14 +79,13 @@ def test_this_server_answers_every_request_under_the_same_limit_and_load(
 def test_a_burst_of_500_long_uploads_is_bounded_and_all_answered(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
-    """Each two minutes of silence, 4 MB: 2 GB if it were all taken in."""
+    """Send two minutes of silence in each, 4 MB: 2 GB if all were accepted."""
     body_bytes, places = 4 * MB, 6
     with (
         memory_cgroup(700 * MB) as group,
         start_server(
             tmp_path,
             before_exec=group.enter,
-            MODELSERVER_DEBUG_WARMUP="none",
             MODELSERVER_WORKERS_COUNT="2",
             MODELSERVER_LIMITS_QUEUE="4",
             MODELSERVER_SPOOL_DIRECTORY=str(tmp_path),
@@ -135,7 +130,7 @@ def idle_connections(url: str, count: int) -> Iterator[list[socket.socket]]:
 
 
 def heard(sock: socket.socket) -> bytes:
-    """What has come, without waiting; nothing if nothing has, or if it was cut off."""
+    """Return what has come, without waiting; nothing if nothing has, or if it was cut off."""
     with contextlib.suppress(OSError):
         return sock.recv(4096, socket.MSG_DONTWAIT | socket.MSG_PEEK)
     return b""
@@ -144,7 +139,7 @@ def heard(sock: socket.socket) -> bytes:
 def test_a_crowd_that_says_nothing_keeps_nobody_out(
     tmp_path: Path, small: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
-    """However many there are: who comes takes the place of who has been idle longest."""
+    """Open many connections: a new client takes the place of the one that has been idle longest."""
 
     def few_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
@@ -154,7 +149,6 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out(
         "--model",
         str(small.directory),
         before_exec=few_descriptors,
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LIMITS_QUEUE="20",
     ) as server:
         server.wait_ready()

@@ -1,5 +1,5 @@
-"""What logs are written to may stand still, or be gone: the server goes on, and ends when told.
-What was logged lately can be asked for."""
+"""Logs whose output blocks, or is gone: the server continues, and ends when told. Recent events can
+be requested."""
 
 import contextlib
 import os
@@ -56,7 +56,7 @@ def test_who_logs_does_not_wait_for_who_reads_and_lines_that_are_too_many_are_co
 
 @contextlib.contextmanager
 def server_logging_to(directory: Path, descriptor: int) -> Iterator[int]:
-    """Its port; it has no model, which it says again and again."""
+    """Give the port of a server without a model, which logs that repeatedly."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What a job is expected to need, and whether it is taken in."""
+"""Expected needs of a job, and its admission."""
 
 from dataclasses import replace
 

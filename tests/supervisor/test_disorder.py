@@ -64,12 +64,12 @@ async def works(pool: Pool) -> None:
 
 
 def stall(seconds: float) -> None:
-    """Nothing of the supervisor runs, as where it is stopped or throttled."""
+    """Block the supervisor, as when it is stopped or throttled."""
     time.sleep(seconds)
 
 
 def pause_all(pids: list[int], seconds: float) -> None:
-    """The whole tree stands still, as in a paused container."""
+    """Stop the whole tree, as in a paused container."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     stall(seconds)
@@ -84,7 +84,7 @@ def pause_all(pids: list[int], seconds: float) -> None:
 async def test_an_answer_for_another_job_is_nobodys(
     pool: Pool, events: list[Any], tmp_path: Path, before: int
 ) -> None:
-    """As one that comes late, or twice: it is not taken for the answer of the job at hand."""
+    """Answer late, or twice: that is not taken for the answer of the present job."""
     number = 10_000
     for _ in range(before):
         await pool.run({"do": "echo"})

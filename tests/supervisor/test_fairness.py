@@ -1,4 +1,4 @@
-"""Whose turn it is: between clients, and among what one of them has brought."""
+"""Fairness: turns between clients, and the order within a client's items."""
 
 import random
 from collections import defaultdict

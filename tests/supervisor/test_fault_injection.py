@@ -50,7 +50,7 @@ DEADLINE_S = 20.0
 
 
 class Injected(Exception):
-    """What the test has raised."""
+    """Exception that the test raises."""
 
 
 CALLS: dict[type, tuple[str, ...]] = {
@@ -76,7 +76,7 @@ CALLS: dict[type, tuple[str, ...]] = {
     Backoff: ("failed",),
     AsyncChannel: ("send_encoded", "_take_one"),
 }
-"""What is called while jobs and streams come, run, end and die."""
+"""Functions that are called while jobs and streams come, run, end and die."""
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def raising(owner: type, name: str, at: int) -> Iterator[list[int]]:
 
 
 async def errand(work: Any) -> Any:
-    """Its answer, or what it was told: a `PoolError` or what was injected, and nothing else."""
+    """Return its answer, or its error: a `PoolError` or an injected exception, and nothing else."""
     try:
         return await wait_for(work, 30)
     except (PoolError, Injected, asyncio.CancelledError) as error:
@@ -221,7 +221,7 @@ async def test_a_log_that_cannot_be_written_loses_nothing(tmp_path: Path) -> Non
 
 
 async def test_without_descriptors_memory_is_not_taken_for_none(events: list[Any]) -> None:
-    """A reading that failed is no reading: no level changes, and no worker is ended for it."""
+    """Fail a reading: no level changes, and no worker is ended for it."""
     async with Pool(toy(), PoolSettings(workers=1)) as pool:
         async with within(20):
             await pool.wait_ready()

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from cgroup import MB, MemoryCgroup, memory_cgroup, slow_disk, swap_file
 from neighbour import neighbour
-from ordinary_user import NOBODY, entrance
+from ordinary_user import ORDINARY_USER, entrance
 from remote_pool import remote_pool
 from running import PATIENCE, until
 
@@ -76,7 +77,7 @@ def test_growth_is_what_is_its_own_even_if_it_was_shared_at_birth() -> None:
     with remote_pool(workers=2, load_bytes=300 * MB) as pool:
         pid = pool.run(do="rewrite")["result"]["pid"]
         (other,) = {worker.pid for worker in pool.workers()} - {pid}
-        os.kill(other, 9)  # when processes come or go, everybody is read exactly
+        os.kill(other, 9)  # when processes come or go, all are read exactly
         until(lambda: pool.status()["growth"][str(pid)] > 250 * MB, 30)
 
 
@@ -159,12 +160,12 @@ import subprocess, sys
 other = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
 sys.exit(128 - min(0, other.wait()))
 """
-"""As `modelserver models prepare` does: what takes the memory is a process below it."""
+"""Program that acts like `modelserver models prepare`: a process below it takes the memory."""
 
 
 @pytest.mark.parametrize("below", [False, True], ids=["itself", "by one below it"])
 def test_a_helper_that_takes_the_memory_is_ended_and_no_worker(below: bool) -> None:
-    """As the preparation of a model in the background: it can be done later."""
+    """Take memory as the preparation of a model in the background does: it can be done later."""
     with memory_cgroup(400 * MB) as group, remote_pool(group.enter) as pool:
         work = pool.ask(run={"do": "steps", "count": 100, "step_s": 0.02})
         size = str(310 * MB)
@@ -231,7 +232,7 @@ def test_a_model_that_does_not_fit_is_ended_while_it_loads() -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """220 MB on disk, and nothing of it in the file cache."""
+    """Give a file of 220 MB on disk, and nothing of it in the file cache."""
     file = tmp_path / "graph"
     with file.open("wb") as out:
         for _ in range(220):
@@ -260,7 +261,7 @@ def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(fi
 
 
 def test_a_slow_disk_starves_a_model_by_few_faults(file: Path) -> None:
-    """As many reads a second as the disks of small cloud machines allow, or fewer."""
+    """Allow as many reads per second as the disks of small cloud machines, or fewer."""
 
     def enter() -> None:
         group.enter()
@@ -272,7 +273,7 @@ def test_a_slow_disk_starves_a_model_by_few_faults(file: Path) -> None:
         disk.reads_per_s(300)
         wanderers = [pool.ask(run={"do": "wander", "file": str(file), "s": 6}) for _ in range(2)]
         starved = pool.event("guard.starved", 10)
-        # Told while it lasts, though nobody had work before, and few readings were made.
+        # Reported while it lasts, though no worker had work before, and few readings were made.
         assert not [e for e in pool.events if e["event"] == "job.done"]
         assert starved["lost_share"] > 0.3
         assert 20 < starved["faults_per_s"] < 400
@@ -318,13 +319,13 @@ def test_a_worker_that_the_kernel_kills_is_named_so_and_replaced(
 
 
 def test_an_ordinary_user_is_told_the_same(squeezed: MemoryCgroup, tmp_path: Path) -> None:
-    """Without the kernel's log, and without the right to lower anybody's OOM score."""
+    """Run without the kernel's log, and without the right to lower an OOM score."""
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
     for parent in tmp_path.parents:
-        if any(part.startswith("pytest-") for part in parent.parts):
+        if Path(tempfile.gettempdir()) in parent.parents:
             parent.chmod(0o755)
-    kill_by_kernel(squeezed, tmp_path, NOBODY)
+    kill_by_kernel(squeezed, tmp_path, ORDINARY_USER)
 
 
 def test_an_operators_kill_is_not_called_the_kernels() -> None:
@@ -357,7 +358,8 @@ def swap(tmp_path: Path) -> Iterator[None]:
 
 
 def test_what_is_swapped_out_still_counts(swap: None) -> None:
-    """In a small cgroup the kernel swaps a leak out instead of killing; the budget sees it."""
+    """Check that the budget sees a leak that the kernel swaps out in a small cgroup instead of
+    killing."""
     with memory_cgroup(200 * MB) as group, remote_pool(group.enter, budget=120 * MB) as pool:
         refused = pool.run(do="leak", bytes=1000 * MB, rate=200 * MB, timeout_s=60)
         assert refused["error"] in ("too_large_for_server", "memory_pressure")

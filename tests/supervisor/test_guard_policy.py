@@ -208,7 +208,7 @@ def starve(state: GuardState, seconds: range, waiting: Waiting) -> GuardState:
 
 
 def lost(share: float) -> Waiting:
-    """So much of the workers' time goes into reading pages again."""
+    """Return waits in which this share of the workers' time goes into reading pages again."""
     return Waiting(faults=500.0, refaults=600.0, share=share)
 
 

@@ -123,7 +123,7 @@ RECORDED = SUPPORT / "traces"
 
 @pytest.mark.parametrize("trace", sorted(RECORDED.glob("*.json")), ids=lambda path: path.stem)
 def test_recorded_traces_are_decided_as_they_were_meant_to_be(trace: Path) -> None:
-    """What a real pool in a real cgroup saw (`record_traces.py`), decided anew."""
+    """Replay the readings of a real pool in a real cgroup (`record_traces.py`)."""
     recorded = json.loads(trace.read_text(encoding="utf-8"))
     limits = Limits(
         Explained(recorded["limit"], ""),

@@ -48,7 +48,7 @@ def test_no_other_client_notices(what: str, count: int) -> None:
     assert found["good_deaths"] == {}
     assert found["rss"] < 20 * MB
     assert found["descriptors"] == 0
-    # What the machine itself is late by is no lateness of the loop.
+    # Lateness of the machine itself does not count as that of the loop.
     assert found["late_cpu_s"] < 0.1
     assert found["late_s"] < 0.1 + found["sleeper_late_s"]
     assert set(found["errors"]) <= {"WorkerLost", "JobCrashed", "DeadlineExceeded"}
@@ -105,7 +105,7 @@ def test_few_bytes_that_would_be_many_objects_are_refused(unit: bytes) -> None:
 
 
 def test_a_large_map_has_no_arrays_as_keys() -> None:
-    """Their hashes can be chosen so that all of them collide: 9 s for half a megabyte."""
+    """Use arrays whose hashes all collide: 9 s for half a megabyte."""
     count = 30_000
     keys = b"".join(b"\x92\xcd" + n.to_bytes(2, "big") + b"\x01\xc0" for n in range(count))
     with pytest.raises(ProtocolError, match="an array as a key"):
@@ -191,7 +191,8 @@ async def test_a_path_at_an_impossible_address_is_a_death_all_the_same(pool: Poo
 
 
 async def test_a_worker_has_few_threads(pool: Pool) -> None:
-    with pytest.raises(WorkerLost, match=r"30[0-9] threads"):
+    # The guard looks while the threads are being started: how many there are by then differs.
+    with pytest.raises(WorkerLost, match=r"it had \d+ threads, and 64 are allowed"):
         await run(pool, do="start threads", count=300)
 
 
@@ -247,7 +248,7 @@ def test_output_that_is_not_read_is_dropped() -> None:
 async def test_a_sandbox_that_is_less_than_was_promised_is_reported(
     events: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`AUTO` goes on and says so; `ON` serves nothing."""
+    """Check that `AUTO` continues and reports it, and `ON` serves nothing."""
     loading = Target("toy", "load_with_a_lesser_sandbox", import_path=(str(SUPPORT),))
     async with Pool(loading, PoolSettings(workers=1, sandbox=Sandbox.AUTO)) as pool:
         await whole(pool, 1)

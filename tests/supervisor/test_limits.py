@@ -1,4 +1,4 @@
-"""Which limits there are, which one counts, and what a worker may use of it."""
+"""Limits: which there are, which one counts, and how much of it a worker may use."""
 
 from pathlib import Path
 

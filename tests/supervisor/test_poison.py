@@ -1,15 +1,19 @@
-"""An input that ends every worker it meets: it is given up after two, remembered, and nobody else
-has to do with it."""
+"""An input that ends every worker it meets: it fails after two, is remembered, and affects no other
+request."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pools import toy, whole
+from stopwatch import within
 
 import supervisor.dispatch.poison
-from supervisor import Cause, Pool, PoolSettings, SpoolStore, WorkerLost
+from supervisor import Cause, Pool, PoolSettings, SpoolStore, WorkerLost, WorkerState
 
 CRASH = {"do": "end", "how": "SIGSEGV"}
 
@@ -34,7 +38,7 @@ async def refused(pool: Pool, request: dict[str, Any], body: bytes) -> str:
 
 
 async def test_the_same_input_costs_two_workers_once(pool: Pool, events: list[Any]) -> None:
-    assert "ended 2 workers and was given up" in await refused(pool, CRASH, b"bad input")
+    assert "ended 2 workers and failed" in await refused(pool, CRASH, b"bad input")
     for _ in range(20):
         said = await refused(pool, CRASH, b"bad input")
         assert "ended 2 workers and was not tried again" in said
@@ -54,7 +58,26 @@ async def test_what_only_looks_like_it_is_tried(pool: Pool) -> None:
 async def test_workers_that_somebody_else_has_killed_are_no_fault_of_the_input(pool: Pool) -> None:
     killed = {"do": "end", "how": "SIGKILL"}
     for _ in range(2):
-        assert "was given up" in await refused(pool, killed, b"good input")
+        assert "and failed: " in await refused(pool, killed, b"good input")
+    assert pool.deaths == {Cause.KILLED: 10}
+
+
+async def test_a_job_whose_workers_are_killed_from_outside_is_answered(
+    pool: Pool, tmp_path: Path
+) -> None:
+    file = tmp_path / "go"
+    answer = asyncio.create_task(pool.run({"do": "until", "file": str(file)}))
+    for killed in range(4):
+        async with within(20):
+            while not (busy := [w for w in pool.status().workers if w.state is WorkerState.BUSY]):
+                assert not answer.done()
+                await asyncio.sleep(0.01)
+        os.kill(busy[0].pid, signal.SIGKILL)
+        async with within(20):
+            while pool.deaths.get(Cause.KILLED, 0) == killed:
+                await asyncio.sleep(0.01)
+    file.touch()
+    await answer
     assert pool.deaths == {Cause.KILLED: 4}
 
 
@@ -63,7 +86,7 @@ async def test_after_a_while_it_may_be_tried_again(
 ) -> None:
     monkeypatch.setattr(supervisor.dispatch.poison, "KEEP_S", 0.0)
     for _ in range(2):
-        assert "was given up" in await refused(pool, CRASH, b"bad input")
+        assert "and failed: " in await refused(pool, CRASH, b"bad input")
 
 
 async def test_thirty_who_send_them_take_nothing_from_four_good_clients(pool: Pool) -> None:

@@ -205,7 +205,7 @@ async def test_the_queue_is_bounded(pool: Pool) -> None:
 
 
 async def test_pools_under_one_guard_take_turns_where_not_all_may_work_at_once() -> None:
-    """Every job has an idle worker, and only one may work: first come, first served."""
+    """Give every job an idle worker, and let only one work: first come, first served."""
     order: list[str] = []
 
     async def ask(pool: Pool, name: str) -> None:
@@ -551,7 +551,7 @@ async def _orphans_are_reaped() -> None:
 
 
 async def test_an_idle_worker_gives_freed_memory_back(pool: Pool) -> None:
-    """An allocator keeps what is freed for the next job; nobody else could have it."""
+    """Return memory to other processes: an allocator would retain freed memory for the next job."""
     pid = (await pool.run({"do": "churn", "bytes": 60_000_000})).value["pid"]
     grown = psutil.Process(pid).memory_full_info().uss
 

@@ -1,5 +1,5 @@
-"""What is read from the kernel: real files of this machine, and recorded trees of cgroups that it
-does not have."""
+"""Readings from the kernel: real files of this machine, and recorded trees of cgroups that it does
+not have."""
 
 import os
 import subprocess
@@ -74,8 +74,8 @@ def test_a_process_that_sleeps_has_not_run_and_one_that_computes_has() -> None:
         assert computing is not None
         time.sleep(2.0)
         assert (read_ran(children[0].pid) or 0) - sleeping < 0.1
-        # Run or waited to be: all of the time, whoever else wants the processor. (The kernel adds a
-        # wait when it is over: the last one may be missing.)
+        # Run or waited to be: all of the time, whatever else uses the processor. (The kernel adds a
+        # wait when it ends: the last one may be missing.)
         assert (read_ran(children[1].pid) or 0) - computing > 1.6
     finally:
         for child in children:
@@ -353,7 +353,7 @@ print(evidence.killed(run(kill=True)))
 
 @pytest.mark.parametrize("sight", ["seeing", "blind"])
 def test_the_evidence_tells_the_kernels_kill_from_anybody_elses(sight: str) -> None:
-    """By the log, and where that cannot be read by the counter alone; each kill counts once."""
+    """Use the log, and if that is not readable the counter alone; each kill counts once."""
     with memory_cgroup(80 * MB) as group:
         run = subprocess.run(
             [sys.executable, "-c", WITNESS, sight, EAT],

@@ -1,4 +1,4 @@
-"""What a worker can still do once it is in its sandbox: a toy model tries."""
+"""Actions that a worker can still do in its sandbox: a toy model tries them."""
 
 import os
 import re
@@ -118,7 +118,7 @@ async def test_off_is_off() -> None:
 async def test_where_no_filter_can_be_made(
     mode: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a machine without libseccomp: what else can be had is taken, or nothing is served."""
+    """Run as on a machine without libseccomp: the other measures are used, or nothing is served."""
     (tmp_path / "pyseccomp.py").write_text("raise RuntimeError('no libseccomp here')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     async with Pool(toy(), PoolSettings(workers=2, sandbox=mode)) as pool:

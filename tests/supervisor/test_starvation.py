@@ -1,4 +1,4 @@
-"""What the workers' time goes into, from readings of one after another."""
+"""Starvation, from readings of one after another."""
 
 import pytest
 
@@ -8,7 +8,8 @@ pytestmark = pytest.mark.quick
 
 
 def readings(meter: WaitingMeter, *rows: tuple[float, float | None, int, int]) -> Waiting:
-    """One worker, a second apart: seconds of work, of running, faults; and everybody's refaults."""
+    """Take readings of one worker, a second apart: seconds of work, of running, faults; and all
+    refaults."""
     for second, (work_s, ran_s, faults, refaults) in enumerate(rows):
         meter.take(float(second), [WorkReading(1, work_s, ran_s, faults)], refaults)
     return meter.waiting()

@@ -1,7 +1,7 @@
 """Kills, recycles, renewals, pauses and deaths of fork servers over a pool of toys, in any order:
 every job is answered once, the pool is whole again, and nothing is left over.
 
-`STORM_S=3600 pytest tests/supervisor/test_storm.py` goes on for an hour;
+`STORM_S=3600 pytest tests/supervisor/test_storm.py` runs for an hour;
 it takes most of a minute by default.
 """
 
@@ -62,13 +62,13 @@ step = st.one_of(
 
 
 def signal_if_there(pid: int, number: int) -> None:
-    """What was seen running may have ended meanwhile."""
+    """Send a signal to a process, which may have ended meanwhile."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 class Storm:
-    """One pool, and what was asked of it."""
+    """Pool with the jobs that it was given."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -116,7 +116,7 @@ class Storm:
         self.must_hold()
 
     def must_hold(self) -> None:
-        """At any moment."""
+        """Check what must hold at any moment."""
         assert self.pool.watched()
         workers = self.pool._lifecycle.workers
         busy = [w.job for w in workers if w.job is not None]
@@ -126,7 +126,7 @@ class Storm:
         self.pool.status()
 
     async def must_come_to_rest(self) -> None:
-        """Every job has its answer, and all workers are able."""
+        """Wait until every job has its answer, and all workers are able."""
         answered = await asyncio.wait_for(asyncio.gather(*self.jobs, return_exceptions=True), 60)
         expected = (JobCrashed, JobError, WorkerLost, DeadlineExceeded, NotReady)
         for job, answer in zip(self.jobs, answered, strict=True):
@@ -142,7 +142,7 @@ class Storm:
 
 
 def descriptors() -> dict[str, str]:
-    """What is open, for who has to find out what it is."""
+    """Return the open descriptors, to find out what they are."""
     found = {}
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):

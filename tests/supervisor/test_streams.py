@@ -276,7 +276,7 @@ async def _killed_again_and_again(pool: Pool) -> None:
         while True:
             before = {stream: stream._answered for stream in pool.streams.all}
             await asyncio.sleep(0.2)
-            # A stream that loses ten workers without an answer is given up.
+            # A stream that loses ten workers without an answer fails.
             await eventually(
                 lambda before=before: all(s.over or s._answered > n for s, n in before.items()), 60
             )

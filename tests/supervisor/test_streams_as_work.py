@@ -165,10 +165,10 @@ def test_one_huge_page_between_two_looks_is_no_leak() -> None:
         (ExitStatus(signal=9), Intent.BUDGET, False, Fault.INPUT),
         (ExitStatus(signal=9), Intent.SHORTAGE, False, Fault.SHORTAGE),
         (ExitStatus(signal=9), Intent.NONE, True, Fault.SHORTAGE),
-        (ExitStatus(signal=9), Intent.NONE, False, Fault.NOBODY),
-        (ExitStatus(signal=15), Intent.NONE, False, Fault.NOBODY),
-        (ExitStatus(signal=9), Intent.SHUTDOWN, False, Fault.NOBODY),
-        (ExitStatus(code=0), Intent.RECYCLE, False, Fault.NOBODY),
+        (ExitStatus(signal=9), Intent.NONE, False, Fault.OUTSIDE),
+        (ExitStatus(signal=15), Intent.NONE, False, Fault.OUTSIDE),
+        (ExitStatus(signal=9), Intent.SHUTDOWN, False, Fault.OUTSIDE),
+        (ExitStatus(code=0), Intent.RECYCLE, False, Fault.OUTSIDE),
     ],
 )
 def test_one_rule_says_whose_fault_a_death_is(
@@ -223,7 +223,8 @@ async def test_a_stream_that_cannot_be_carried_is_its_callers_mistake_alone(pool
 
 
 async def test_a_stream_that_loses_its_workers_is_given_up_whoever_is_to_blame(pool: Pool) -> None:
-    """A worker says itself what it has at hand: one that lies is not tried for ever."""
+    """Lie about the work at hand, which a worker reports itself: the stream is not retried without
+    end."""
     with pool.stream() as stream:
         stream.begin({})
         with pytest.raises(WorkerLost):
@@ -329,7 +330,8 @@ async def test_a_file_goes_to_the_worker_without_a_busy_stream() -> None:
 
 
 async def test_a_recycle_loses_nothing_of_what_was_said() -> None:
-    """One whose last checkpoint is older than its retained input stays until the next one."""
+    """Check that a stream stays until its next checkpoint if the last one is older than its
+    retained input."""
     async with pool_of(1, checkpoint_wait_s=0.2, replay=10.0) as pool:
         with stream_on(pool) as stream:
             words = [f"w{n}" for n in range(40)]
@@ -344,7 +346,7 @@ async def test_a_recycle_loses_nothing_of_what_was_said() -> None:
 
 
 async def test_a_stream_that_cannot_be_moved_keeps_no_slot() -> None:
-    """Its worker stays for it, and another one works beside."""
+    """Keep the worker for its stream, while another one works beside it."""
     async with pool_of(1, checkpoint_wait_s=0.2, replay=10.0) as pool:
         with stream_on(pool) as stream:
             words = [f"w{n}" for n in range(40)]
@@ -372,7 +374,7 @@ async def test_what_all_streams_keep_is_bounded_together() -> None:
                     await say(stream, "x" * 20_000)
                 assert pool.streams.replay_bytes < 1.1 * MB
             os.kill(pool.status().workers[0].pid, 9)
-            # Those that kept most cannot go on elsewhere, and are told why.
+            # The streams that retained most cannot continue on another worker, and get the reason.
             with pytest.raises(StreamLost):  # noqa: PT012 - one of them is
                 for stream in streams:
                     await say(stream, "y")

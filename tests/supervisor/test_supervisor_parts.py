@@ -336,7 +336,8 @@ async def test_closing_while_a_write_is_under_way_frees_the_descriptor(tmp_path:
 async def test_a_writer_that_is_cancelled_keeps_its_descriptors_until_its_thread_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Else their numbers become somebody else's, to whom the thread would then write."""
+    """Otherwise their numbers would be those of other files, to which the thread would then
+    write."""
     name, fds = {"moved": ("_copy", 2), "written": ("_write_all", 1)}[what]
     write = getattr(spooling, name)
     begun, go, seen = threading.Event(), threading.Event(), list[bool]()
@@ -404,7 +405,7 @@ async def test_what_a_cancelled_writer_fails_of_is_nobodys_error(
 
 
 class Kept(msgspec.Struct, array_like=True, frozen=True):
-    """Something that is remembered."""
+    """Record to be remembered."""
 
     number: int
     level: Level

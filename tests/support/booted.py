@@ -57,11 +57,11 @@ class Machine:
         return [values[name] for name in names]
 
     def log(self, unit: str) -> str:
-        """What it has written so far."""
+        """Return what the unit has logged so far."""
         return self.run("journalctl", "--no-pager", "-o", "cat", "-u", unit).stdout
 
     def status(self) -> Any:
-        """The server's health document."""
+        """Return the server's health document."""
         program = "/opt/modelserver/bin/modelserver"
         run = self.run(program, "status", "--json", "--config=/etc/modelserver.toml", check=False)
         with contextlib.suppress(json.JSONDecodeError):
@@ -69,7 +69,7 @@ class Machine:
         return None
 
     def power_off(self) -> None:
-        """As one does."""
+        """Power the machine off in the usual way."""
         self.run("systemctl", "poweroff", "--no-wall", check=False)
         try:
             self._nspawn.wait(60)
@@ -80,7 +80,8 @@ class Machine:
 
 @contextlib.contextmanager
 def booted_machine(directory: Path, before_exec: Callable[[], None]) -> Iterator[Machine]:
-    """With the checkout in /src; `before_exec` is called in the process that becomes it."""
+    """Boot a machine with the checkout in /src; `before_exec` is called in the process that becomes
+    it."""
     source = checkout(directory / "src")
     console = directory / "console"
     with throw_away(debian_tree("systemd", *_PACKAGES)) as root, console.open("wb") as output:

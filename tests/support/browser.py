@@ -1,4 +1,4 @@
-"""A real browser, with a microphone that hears a file."""
+"""A real browser, with a microphone that plays a file."""
 
 import contextlib
 import json
@@ -29,7 +29,8 @@ class Browsers:
 
     @contextlib.contextmanager
     def launch(self, heard: bytes = b"", *flags: str) -> Iterator[Browser]:
-        """Its microphone hears these samples (16 kHz) once, when it is opened, and then nothing."""
+        """Launch a browser. Its microphone plays these samples (16 kHz) once, when it is opened,
+        and then silence."""
         found = shutil.which("chromium")
         assert found, "chromium is not installed (scripts/system-packages test)"
         self._launched += 1
@@ -53,7 +54,6 @@ def pages_server(directory: Path, admin_port: int) -> Iterator[RunningServer]:
     """Start a server with a language model, whose admin pages listen on `admin_port`."""
     with language_model() as talker:
         given = {
-            "MODELSERVER_DEBUG_WARMUP": "none",
             "MODELSERVER_ASSISTANT_URL": talker.url,
             "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
             "admin_token": ADMIN_TOKEN,
@@ -65,7 +65,7 @@ def pages_server(directory: Path, admin_port: int) -> Iterator[RunningServer]:
 
 @contextlib.contextmanager
 def browsers(directory: Path) -> Iterator[Browsers]:
-    """`directory`: for what their microphones hear."""
+    """Give browsers. `directory`: for the files that their microphones play."""
     with sync_playwright() as playwright:
         yield Browsers(playwright, directory)
 
@@ -93,7 +93,8 @@ class Visit:
             self.elsewhere.append(url)
 
     def must_be_well(self) -> None:
-        """Nothing was on the console, and nothing was asked for from elsewhere."""
+        """Check that nothing was on the console, and that nothing was requested from other
+        sites."""
         assert not self.complaints
         assert not self.elsewhere
 
@@ -104,13 +105,13 @@ def visit(context: Browser | BrowserContext, url: str, **given: Any) -> Visit:
 
 
 def close_pages(browser: Browser) -> None:
-    """Those that a test has left open listen, ask and draw on."""
+    """Close the pages of a test, which would keep listening, requesting and drawing."""
     for context in browser.contexts:
         context.close()
 
 
 def violations(page: Page, node_packages: Path) -> list[str]:
-    """What axe-core finds that is serious."""
+    """Return serious violations that axe-core finds."""
     page.evaluate((node_packages / "node_modules/axe-core/axe.min.js").read_text())
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [

@@ -8,7 +8,7 @@ BOUNDARY = "----boundary"
 
 
 def form(*parts: tuple[str, str | None, bytes]) -> bytes:
-    """A multipart body of (name, file name, content)."""
+    """Return a multipart body of (name, file name, content)."""
     body = b""
     for name, file_name, content in parts:
         disposition = f'form-data; name="{name}"'
@@ -23,7 +23,7 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 def check_error(answer: Answer, status: int, code: str) -> None:
-    """It is an error of the API's shape."""
+    """Check that the answer is an error in the API's format."""
     assert answer.status == status, answer.body
     error = answer.json["error"]
     assert set(error) == {"code", "message", "request_id"}
@@ -33,7 +33,7 @@ def check_error(answer: Answer, status: int, code: str) -> None:
 
 
 def said(server: RunningServer, sent: bytes) -> Answer:
-    """What the server answers to these bytes before it closes."""
+    """Return the server's answer to these bytes, before it closes the connection."""
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(sent)
         head, _, body = read_all(sock).partition(b"\r\n\r\n")
@@ -43,7 +43,7 @@ def said(server: RunningServer, sent: bytes) -> Answer:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Until the other side closes."""
+    """Read until the other side closes."""
     sock.settimeout(20)
     received = b""
     while block := sock.recv(65536):
@@ -52,7 +52,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def websocket_handshake(path: str) -> bytes:
-    """The request of a WebSocket client."""
+    """Return the request of a WebSocket client."""
     return (
         f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"

@@ -18,7 +18,7 @@ MB = 1_000_000
 
 
 VERSION_2 = (ROOT / "cgroup.controllers").is_file()
-"""There is nothing but version 2 here."""
+"""True if there is only version 2 here."""
 
 
 class MemoryCgroup:
@@ -43,13 +43,13 @@ class MemoryCgroup:
         enter(self.directory, os.getpid())
 
     def oom_kills(self) -> int:
-        """How often the kernel's OOM killer acted here."""
+        """Return how often the kernel's OOM killer acted here."""
         file = "memory.events" if VERSION_2 else "memory.oom_control"
         lines = (self.directory / file).read_text().splitlines()
         return int(dict(line.split() for line in lines)["oom_kill"])
 
     def usage(self) -> int:
-        """What is charged, file cache included."""
+        """Return what is charged, file cache included."""
         file = "memory.current" if VERSION_2 else "memory.usage_in_bytes"
         return int((self.directory / file).read_text())
 
@@ -80,7 +80,7 @@ def enter(directory: Path, pid: int) -> None:
 
 
 def hand_over(directory: Path) -> None:
-    """As systemd marks a cgroup that it has handed over to a service of root's."""
+    """Mark a cgroup as systemd does that it has handed over to a service of root's."""
     os.setxattr(directory, "trusted.delegate", b"1")
 
 
@@ -94,7 +94,7 @@ def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
 
 
 def remove(directory: Path) -> None:
-    """A cgroup whose processes have ended, and those below it."""
+    """Remove a cgroup whose processes have ended, and those below it."""
 
     def removed() -> bool:
         try:
@@ -115,18 +115,18 @@ class Freezer:
         self._directory = directory
 
     def freeze(self, pid: int) -> None:
-        """Nothing ends it from now on, not even SIGKILL."""
+        """Freeze a process: nothing ends it from now on, not even SIGKILL."""
         enter(self._directory, pid)
         (self._directory / "freezer.state").write_text("FROZEN")
 
     def thaw(self) -> None:
-        """Whatever was frozen goes on."""
+        """Thaw everything that was frozen."""
         (self._directory / "freezer.state").write_text("THAWED")
 
 
 @contextlib.contextmanager
 def freezer() -> Iterator[Freezer]:
-    """What is in it goes on at the end."""
+    """Give a freezer, which is thawed at the end."""
     with cgroup_of("freezer") as directory:
         group = Freezer(directory)
         try:
@@ -153,7 +153,8 @@ class SlowDisk:
 
 @contextlib.contextmanager
 def slow_disk(file: Path) -> Iterator[SlowDisk]:
-    """For the disk that holds `file`. Skips where none can be made slow, but fails in CI."""
+    """Give a slow disk, for the one that holds `file`. Skips if none can be slowed down, but fails
+    in CI."""
     parent = Path("/sys/fs/cgroup/blkio") / own_cgroups().get("blkio", "/").lstrip("/")
     directory = parent / f"modelserver-test-{uuid.uuid4().hex[:8]}"
     device = os.stat(file).st_dev
@@ -202,7 +203,7 @@ def _run(*command: str | Path) -> str:
 
 @contextlib.contextmanager
 def swap_file(file: Path, size: int) -> Iterator[None]:
-    """So much swap, in bytes, for the whole machine. Skips where there can be none, but fails in
+    """Give swap of `size` bytes, for the whole machine. Skips if that is not possible, but fails in
     CI."""
     with file.open("wb") as out:
         out.write(bytes(size))
@@ -217,7 +218,7 @@ def swap_file(file: Path, size: int) -> Iterator[None]:
 
 
 def cannot(reason: str) -> NoReturn:
-    """What a test needs is not to be had here: skipped, but in CI it fails."""
+    """Skip a test for which something is missing here; in CI it fails."""
     if "CI" in os.environ:
         pytest.fail(reason)
     pytest.skip(reason)

@@ -13,12 +13,12 @@ from modelserver.settings import xdg_directory
 
 SUITE = "bookworm"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-"""Where a machine keeps the certificates that it trusts; a company's proxy adds its own."""
+"""File of the certificates that a machine trusts; a company's proxy adds its own."""
 
 
 def debian_tree(name: str, *packages: str, suite: str = SUITE) -> Path:
-    """The smallest Debian and these packages; kept outside of the checkout, as what is slow to
-    make."""
+    """Return the smallest Debian with these packages; it is cached outside of the checkout, since
+    it is slow to make."""
     cache = xdg_directory("XDG_CACHE_HOME", ".cache") / "test-trees"
     tree = cache / f"{suite}-{name}"
     if not tree.is_dir():
@@ -52,7 +52,8 @@ def throw_away(tree: Path) -> Iterator[Path]:
 
 
 def checkout(directory: Path) -> Path:
-    """What git knows of this project, copied to `directory`: what a user would have cloned."""
+    """Copy the files that git knows of this project to `directory`: what a user would have
+    cloned."""
     root = ROOT
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

@@ -12,20 +12,20 @@ Input = bytes | str
 
 
 def pieces(pcm: bytes, seconds: float, rate: int) -> list[Input]:
-    """The inputs of a stream that sends so much at once."""
+    """Return the inputs of a stream that sends `seconds` of audio at once."""
     size = 2 * int(seconds * rate)
     return [*(pcm[at : at + size] for at in range(0, len(pcm), size)), EOF]
 
 
 def fed(session: StreamSession, data: Input, *, quiet: bool = False) -> StreamAnswer:
-    """The answer to an input."""
+    """Return the answer to an input."""
     return models.run_steps(session.feed(data, quiet=quiet))
 
 
 def answers_after_a_death(
     model: SpeechModel, request: dict[str, Any], inputs: list[Input], dies_after: int
 ) -> list[Any]:
-    """What the caller gets where the worker dies after so many inputs."""
+    """Return what the caller gets if the worker dies after so many inputs."""
     first, checkpoint, before, kept = model.open(request, 0.0, None), None, 0.0, 0
     said: list[Any] = []
     units: list[float] = []
@@ -48,5 +48,5 @@ def answers_after_a_death(
 
 
 def finals(said: list[Any]) -> list[Any]:
-    """The final captions."""
+    """Return the final captions."""
     return [one for one in said if isinstance(one, dict) and one.get("kind") == "final"]

@@ -1,4 +1,4 @@
-"""Another machine's web server, as far as the server under test can tell."""
+"""A web server of another machine, as far as the server under test can tell."""
 
 import contextlib
 import threading
@@ -21,7 +21,7 @@ class Asked:
 
 @dataclass
 class Reply:
-    """What it is answered."""
+    """Answer of the web server."""
 
     status: int = 200
     body: bytes = b""
@@ -70,7 +70,7 @@ class Elsewhere:
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[Elsewhere]:
-    """It is gone afterwards."""
+    """Give a web server, which is closed afterwards."""
     there = Elsewhere()
     try:
         yield there

@@ -63,7 +63,7 @@ _RATES = {
 
 
 def encoded(pcm: bytes, kind: str, rate: int = 16_000) -> bytes:
-    """The samples (16 bits, mono) as a file of that kind."""
+    """Return the samples (16 bits, mono) as a file of that kind."""
     container, codec, options = (LOSSLESS | LOSSY)[kind]
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=options) as output:
@@ -89,7 +89,8 @@ def encoded(pcm: bytes, kind: str, rate: int = 16_000) -> bytes:
 
 
 def raw_samples(pcm: bytes, codec: str, rate: int) -> bytes:
-    """The samples (16 bits, mono, 16 kHz) as `codec` ("s16le", "mulaw" or "alaw") at that rate."""
+    """Return the samples (16 bits, mono, 16 kHz) as `codec` ("s16le", "mulaw" or "alaw") at that
+    rate."""
     file = io.BytesIO()
     with av.open(file, "w", format=codec) as output:
         stream = output.add_stream(f"pcm_{codec}", rate=rate, layout="mono")

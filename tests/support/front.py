@@ -24,18 +24,18 @@ SITE = DEPLOY / "nginx" / "modelserver.conf"
 
 
 def shipped_site(server_port: int) -> str:
-    """What is shipped for a server that stands alone, but for the server's port."""
+    """Return the shipped site for a single server, with that server's port."""
     return SITE.read_text().replace("127.0.0.1:8091", f"127.0.0.1:{server_port}")
 
 
 @contextlib.contextmanager
 def running_nginx(directory: Path, site: str) -> Iterator[int]:
-    """With that site, on the port of the loopback that this gives."""
+    """Run nginx with that site; give its port on the loopback."""
     assert shutil.which("nginx"), "nginx is not installed (scripts/system-packages test)"
     port = free_port()
     (directory / "site.conf").write_text(site.replace("listen 8080", f"listen 127.0.0.1:{port}"))
     (directory / "nginx.conf").write_text(
-        # What pytest makes is its own user's, and uploads are buffered there.
+        # Files made by pytest belong to its own user, and uploads are buffered there.
         f"user {getpass.getuser()};\ndaemon off;\nworker_processes 1;\npid {directory}/nginx.pid;\n"
         f"error_log {directory}/error.log;\nevents {{}}\n"
         f"http {{ access_log off; client_body_temp_path {directory}/body;\n"
@@ -63,7 +63,7 @@ def running_nginx(directory: Path, site: str) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Balancer:
-    """What stands in front of them: its ports by what they are for, and its log."""
+    """Load balancer in front of the servers: its ports by purpose, and its log."""
 
     ports: dict[str, int]
     log: Path
@@ -84,11 +84,11 @@ class Balancer:
         }
 
     def status(self, name: str, backend: str = "recordings") -> str:
-        """Of one server, as HAProxy says it."""
+        """Return the state of one server, as HAProxy reports it."""
         return self.servers(backend)[name]["status"]
 
     def wait_up(self, *names: str) -> None:
-        """Until all backends take them for able, by their own word."""
+        """Wait until all backends consider these servers able, by their own agents."""
 
         def up() -> bool:
             return all(
@@ -154,8 +154,8 @@ def _balancer(balancer: Balancer, process: subprocess.Popen[bytes]) -> Balancer:
 
 @dataclass
 class Outcome:
-    """Of one request: when it was sent, what came (None: nothing), and how long that took; `sent`:
-    bytes of its body."""
+    """Outcome of one request: when it was sent, what came (None: nothing), and how long that took;
+    `sent`: bytes of its body."""
 
     at: float
     status: int | None
@@ -166,7 +166,7 @@ class Outcome:
 
 
 def send(url: str, body: bytes, path: str = "/api/audio/convert", **headers: str) -> Outcome:
-    """One request, as a client sends it that does not try again."""
+    """Send one request, as a client does that does not retry."""
     started = time.monotonic()
     try:
         answer = ask(url + path, body, **headers)

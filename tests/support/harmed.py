@@ -6,12 +6,12 @@ from models.prepared.store import PARTIAL_PREFIX
 
 
 def leftovers(store: Path) -> list[str]:
-    """What a preparation that ended has not tidied up."""
+    """Return what a preparation that ended has not tidied up."""
     return [p.name for p in store.iterdir() if p.name.startswith(PARTIAL_PREFIX)]
 
 
 def flip(file: Path, at: int) -> None:
-    """One bit of the byte at `at`."""
+    """Flip one bit of the byte at `at`."""
     with file.open("r+b") as opened:
         opened.seek(at)
         byte = opened.read(1)

@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = str(Path(__file__).parent)
 ENDS_ITSELF_S = 0.3
-"""A call may wait for ever."""
+"""Seconds after which a process ends itself, since a call may block forever."""
 MORE_CALLS = "fcntl madvise clone clone3 prctl newfstatat prlimit64 kill tgkill ioctl memfd_create"
 
 
@@ -48,7 +48,7 @@ class Hostile:
         return "survived"
 
     def call(self, name: str, chance: random.Random, supervisor: int) -> None:
-        """One system call again and again, each time with other arguments."""
+        """Make one system call repeatedly, each time with other arguments."""
         import pyseccomp
 
         number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
@@ -62,7 +62,7 @@ class Hostile:
             call(ctypes.c_long(number), *(ctypes.c_uint64(v & (1 << 64) - 1) for v in values))
 
     def send(self, chance: random.Random, job: int) -> None:
-        """One packet that is no message, or that says what is not so."""
+        """Send one packet that is not a message, or that is not true."""
         import socket
 
         from supervisor.wire.channel import Channel
@@ -137,7 +137,7 @@ def load() -> Hostile:
 
 
 class Watch:
-    """How late the loop is, beyond what it waits for a processor that others use."""
+    """Lateness of the loop, beyond its waits for a processor that others use."""
 
     def __init__(self) -> None:
         self.worst_s = self.worst_cpu_s = 0.0
@@ -152,7 +152,8 @@ class Watch:
 
 
 def waited_for_a_processor_s() -> float:
-    """Seconds in which this thread could run and others had the processors (proc(5), schedstat)."""
+    """Return the seconds in which this thread could run and others had the processors (proc(5),
+    schedstat)."""
     return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
@@ -176,7 +177,7 @@ def descriptors() -> int:
 
 
 async def settle(*pools: Any) -> None:
-    """Until every worker is there again, and nothing is under way."""
+    """Wait until every worker is back, and nothing is under way."""
     async with asyncio.timeout(60):
         for pool in pools:
             workers = pool.settings.workers

@@ -24,7 +24,7 @@ def _run(*command: str) -> None:
 
 
 def end_at_once(pid: int) -> None:
-    """A process and all below it."""
+    """Kill a process and all below it."""
     with contextlib.suppress(psutil.NoSuchProcess):
         first = psutil.Process(pid)
         for process in (first, *first.children(recursive=True)):
@@ -45,7 +45,7 @@ class Host:
 
     @property
     def url(self) -> str:
-        """Of its server."""
+        """URL of its server."""
         return f"http://{self.address}:{PORT}"
 
     def enter(self) -> None:
@@ -56,7 +56,7 @@ class Host:
         os.close(descriptor)
 
     def start(self, directory: Path, wait: bool = True, **settings: str) -> RunningServer:
-        """Its server, with an agent, on the ports that `deploy/` expects."""
+        """Start its server, with an agent, on the ports that `deploy/` expects."""
         directory.mkdir(exist_ok=True)
 
         given = {
@@ -64,7 +64,6 @@ class Host:
             "MODELSERVER_PORT": str(PORT),
             "MODELSERVER_ADMIN_AGENT": f"{self.address}:{AGENT_PORT}",
             "MODELSERVER_JOBS_NAME": self.name,
-            "MODELSERVER_DEBUG_WARMUP": "none",
         }
         self.stack = contextlib.ExitStack()
         self.server = self.stack.enter_context(
@@ -80,18 +79,18 @@ class Host:
         self.server = None
 
     def end_at_once(self) -> None:
-        """All its server's processes, as when the power goes."""
+        """Kill all processes of its server, as when the power fails."""
         assert self.server is not None
         end_at_once(self.server.process.pid)
 
     def cut(self, off: bool = True) -> None:
-        """Its network cable."""
+        """Cut or restore its network cable."""
         _run("ip", "link", "set", self.link, "down" if off else "up")
 
 
 @dataclass(frozen=True)
 class Network:
-    """The machines."""
+    """Network of the machines."""
 
     hosts: list[Host]
 
@@ -99,7 +98,7 @@ class Network:
         return self.hosts[number]
 
     def stop(self) -> None:
-        """All servers."""
+        """Stop all servers."""
         for host in self.hosts:
             host.cut(off=False)
             host.stop()

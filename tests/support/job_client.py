@@ -5,7 +5,7 @@ from typing import Any
 from running import Answer, RunningServer, until
 
 SECRET = "whsec_" + "c2l4dGVlbiBieXRlcyBvciBtb3JlIQ=="
-"""Of webhooks."""
+"""Secret of the webhooks."""
 
 
 def take(server: RunningServer, body: bytes, query: str = "", **headers: str) -> dict[str, Any]:

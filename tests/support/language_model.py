@@ -193,7 +193,7 @@ class LanguageModel:
 
 @contextlib.contextmanager
 def language_model() -> Iterator[LanguageModel]:
-    """It is gone afterwards."""
+    """Give a language model, which is closed afterwards."""
     model = LanguageModel()
     try:
         yield model

@@ -19,13 +19,13 @@ from onnx_models import floats, silence, tones
 
 from models.contract import ModelError
 from models.sherpa.layout import Layout, recognise
-from models.sherpa.loading import load_safely, threads
+from models.sherpa.loading import check_tokens, load_safely, threads
 
 _OPTIONS = ("EnableCpuMemArena=0", "EnableMemPattern=0")
 
 
 def _alone() -> None:
-    """Nothing that was loaded before is there still."""
+    """Check that no earlier child process is left."""
     with suppress(ChildProcessError):
         assert os.waitpid(-1, os.WNOHANG) is None, "a child is there"
 
@@ -43,11 +43,11 @@ MISHAPS: dict[str, Callable[[], Callable[[], object]]] = {
     "raise": lambda: _in_child(lambda: {}["nothing"]),
     "thread": lambda: threading.Thread(target=threading.Event().wait, daemon=True).start,
 }
-"""What happens while a model is loaded."""
+"""Facts about the load of a model."""
 
 
 def anonymous() -> int:
-    """Bytes of this process that are no file's."""
+    """Return the bytes of this process that belong to no file."""
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
             return 1024 * int(line.split()[1])
@@ -55,7 +55,7 @@ def anonymous() -> int:
 
 
 def recogniser(layout: Layout) -> Any:
-    """The library's own recogniser of a model."""
+    """Return the library's own recogniser of a model."""
     options = os.memfd_create("options")
     os.write(options, "\n".join(_OPTIONS).encode())
     made_by = sherpa_onnx.OnlineRecognizer if layout.streaming else sherpa_onnx.OfflineRecognizer
@@ -69,7 +69,7 @@ def recogniser(layout: Layout) -> Any:
 
 
 def heard(made: Any, layout: Layout, pcm: bytes) -> str:
-    """What it makes of the samples."""
+    """Return the text that it recognises in the samples."""
     stream = made.create_stream()
     stream.accept_waveform(layout.sample_rate, floats(pcm))
     if not layout.streaming:
@@ -92,6 +92,7 @@ def main(directory: str, mishap: str = "none", text: str = "") -> None:
 
     try:
         layout = recognise(Path(directory))
+        check_tokens(layout)
         made = load_safely(layout, load)
     except ModelError as error:
         print(json.dumps({"code": error.code, "message": error.message}))

@@ -384,7 +384,7 @@ def tokens_file(vocabulary):
 
 
 def model_metadata(vocabulary, config):
-    """What sherpa-onnx reads from the encoder file."""
+    """Return the metadata that sherpa-onnx reads from the encoder file."""
     special = {name: vocabulary.index(f"<|{name}|>") for name in (
         "endoftext", "startoftranscript", "en", "translate", "transcribe",
         "startoflm", "startofprev", "nocaptions", "notimestamps",

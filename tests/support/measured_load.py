@@ -12,7 +12,7 @@ from modelserver.worker.model import load
 from supervisor import read_process
 from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
 from supervisor.settings import Allocator
-from supervisor.trim import give_back
+from supervisor.trim import collect_and_release
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     }
     model = load("vosk", asked["directory"], "variant", "ko", options, warmup="clips")
     model.warm()
-    give_back()
+    collect_and_release()
     held = read_process(os.getpid())
     assert held is not None
     report = model.report()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Manners:
-    """How it behaves. `files`: by path, or by name alone. `break_at`: the connection ends after so
-    many bytes of an answer, `breaks` times."""
+    """Manners of a web server. `files`: by path, or by name alone. `break_at`: the connection ends
+    after so many bytes of an answer, `breaks` times."""
 
     files: dict[str, bytes]
     ranges: bool = True
@@ -30,13 +30,13 @@ class Manners:
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """Path and Range of each."""
     before: dict[int, Callable[[], None]] = field(default_factory=dict)
-    """What happens before the request of that number is answered; the first is 1."""
+    """Actions before the request of that number is answered; the first is 1."""
     over: threading.Event = field(default_factory=threading.Event)
 
 
 @contextlib.contextmanager
 def web_server(manners: Manners) -> Iterator[str]:
-    """Its URL."""
+    """Run a web server; give its URL."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -12,14 +12,14 @@ from pathlib import Path
 
 
 class NaiveServer:
-    """Its processes and its port."""
+    """Naive server: its processes and its port."""
 
     def __init__(self, port: int, pids: list[int]) -> None:
         self.port = port
         self.pids = pids
 
     def try_convert(self, wav: bytes) -> int | None:
-        """The status, or None for a caller that was left without an answer."""
+        """Return the status, or None if there was no answer."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/", data=wav)
         try:
             with urllib.request.urlopen(request, timeout=60) as response:

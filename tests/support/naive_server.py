@@ -39,7 +39,7 @@ def serve(model_path: str, sock: socket.socket, ready: int) -> None:
     server = HTTPServer(sock.getsockname(), Handler, bind_and_activate=False)
     server.socket = sock
     os.write(ready, b".")
-    os.close(ready)  # who waits for one that has been killed hears of it
+    os.close(ready)  # the waiter for a killed one reads end-of-file
     server.serve_forever()
 
 

@@ -1,4 +1,4 @@
-"""A process that takes memory and gives it back, on command: somebody else in our cgroup."""
+"""A process that takes and releases memory on command, as another program in our cgroup."""
 
 import contextlib
 import subprocess
@@ -17,7 +17,7 @@ class Neighbour:
         self._say(str(count))
 
     def give_back(self) -> None:
-        """All of it."""
+        """Release all its memory."""
         self._say("0")
 
     def _say(self, line: str) -> None:

@@ -1,8 +1,8 @@
 """Small ONNX models that recognise something: tones of a few frequencies are letters.
 
 `tones("ab ba")` is audio, and every model that `make_model` writes recognises "ab ba" in it, with
-the inputs, outputs and metadata that sherpa-onnx expects of its kind. Silence is nothing. A letter
-starts every `LETTER_S` seconds. The networks look at one mel band for each letter.
+the inputs, outputs and metadata that sherpa-onnx expects of its kind, and nothing in silence. A
+letter starts every `LETTER_S` seconds. The networks look at one mel band for each letter.
 """
 
 import array
@@ -16,7 +16,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 LETTERS = "abcdefgh "
-"""What can be said. A space is a tone, too."""
+"""Letters that can be spoken. A space is a tone, too."""
 RATE = 16000
 TONE_S, GAP_S = 0.16, 0.14
 LETTER_S = TONE_S + GAP_S
@@ -46,7 +46,7 @@ FREQUENCIES = {
 
 
 def tones(text: str, rate: int = RATE, *, amplitude: int = _AMPLITUDE) -> bytes:
-    """The text as tones, with a gap after each: 16-bit little-endian mono samples."""
+    """Return the text as tones, with a gap after each: 16-bit little-endian mono samples."""
     samples = array.array("h")
     for letter in text:
         step = 2 * math.pi * FREQUENCIES[letter] / rate
@@ -63,17 +63,18 @@ def unclear(text: str, other: str, rate: int = RATE) -> bytes:
 
 
 def silence(seconds: float, rate: int = RATE) -> bytes:
-    """So much of it, as `tones` gives it."""
+    """Return `seconds` of silence, as `tones` does."""
     return bytes(2 * round(seconds * rate))
 
 
 def expected(kind: str, text: str) -> str:
-    """What a model of this kind makes of `tones(text)`: Paraformer knows Chinese characters."""
+    """Return what a model of this kind recognises in `tones(text)`: Paraformer knows Chinese
+    characters."""
     return text.translate(_CHINESE) if kind == "paraformer" else text
 
 
 def floats(pcm: bytes) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """The same samples as the library takes them."""
+    """Return the samples in the form that the library takes."""
     return np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
 
 
@@ -124,7 +125,7 @@ class Network:
         return self.constant(list(values), np.int64)
 
     def padded(self, value: str, width: int) -> str:
-        """The same values (..., width), once all of the padding has been multiplied by them."""
+        """Return the same values (..., width), after multiplying all of the padding by them."""
         if not self._padding_bytes:
             return value
         columns = self._padding_bytes // (8 * width)
@@ -177,7 +178,7 @@ def _letter_weights(
 
 
 def _spoken(token: str) -> str:
-    """The letter that a token is."""
+    """Return the letter of a token."""
     return token.replace("▁", " ").lower().translate(_FROM_CHINESE)
 
 
@@ -230,7 +231,7 @@ def _wenet_ctc(directory: Path, padding: int, suffix: str) -> None:
 
 
 def _nemo_ctc(directory: Path, padding: int, suffix: str) -> None:
-    """Its blank is the last token, its features are those of librosa."""
+    """Write a model whose blank is the last token, and whose features are those of librosa."""
     vocabulary = [*LETTERS.replace(" ", "▁"), "<blk>"]
     weights, bias = _letter_weights(
         ["<blk>", *vocabulary[:-1]], -4, mel=_slaney_mel, low=0, high=8000
@@ -258,11 +259,11 @@ _SENSE_VOICE = [
     *LETTERS.replace(" ", "▁"), *"ABCDEFGH",
 ]  # fmt: skip
 _LANGUAGE_INPUTS = {0: "<|ko|>", 3: "<|zh|>", 4: "<|en|>", 7: "<|yue|>", 11: "<|ja|>", 12: "<|ko|>"}
-"""What `language` means. 0 is any: this model always detects Korean."""
+"""Meaning of `language`. 0 is any: this model always detects Korean."""
 
 
 def _sense_voice(directory: Path, padding: int, suffix: str) -> None:
-    """With inverse text normalisation it writes capitals."""
+    """Write a model that gives capitals with inverse text normalisation."""
     size = len(_SENSE_VOICE)
     network = Network(padding)
     x = network.input("x", ["N", "T", 560])
@@ -438,8 +439,8 @@ _STATES: dict[str, list[int | str]] = {
 def _streaming_network(
     padding: int, threshold: float
 ) -> tuple[Network, str, Callable[[str], None]]:
-    """The network up to its scores, and what adds the states as outputs: `cached_key_0` is whether
-    the last frame had a letter, where a value for it is given."""
+    """Return the network up to its scores, and a function that adds the states as outputs:
+    `cached_key_0` tells whether the last frame had a letter, if a value for it is given."""
     network = Network(padding)
     x = network.input("x", ["N", STREAM_CHUNK, 80])
     for name, shape in _STATES.items():
@@ -483,7 +484,8 @@ _WHISPER_STEPS = 448
 
 
 def _whisper(directory: Path, padding: int, suffix: str) -> None:
-    """It always detects Korean. The encoder's answer is the text, the decoder reads it aloud."""
+    """Write a model that always detects Korean. The encoder's output is the text, which the decoder
+    reads out."""
     letters = list(LETTERS)
     special = {name: len(letters) + i for i, name in enumerate(_WHISPER_SPECIAL)}
     size = len(letters) + len(_WHISPER_SPECIAL)

@@ -1,4 +1,4 @@
-"""Another user than root, for a process that a test starts."""
+"""A user other than root, for a process that a test starts."""
 
 import contextlib
 import os
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from cgroup import MemoryCgroup
 
-NOBODY = 65534
+ORDINARY_USER = 65534
 
 
 def entrance(group: MemoryCgroup, user: int | None) -> tuple[Callable[[], None], str]:
-    """What is to be called in a child before exec, so that it is in the group and the user's (None:
-    ours); and an interpreter that this user may run."""
+    """Return a function to call in a child before exec, which puts it into the group and gives it
+    to the user (None: ours); and an interpreter that this user may run."""
 
     def enter() -> None:
         group.enter()
@@ -26,8 +26,8 @@ def entrance(group: MemoryCgroup, user: int | None) -> tuple[Callable[[], None],
 
 
 def python_for(user: int) -> str:
-    """An interpreter that this user may run, with our packages: the usual one may be in root's
-    home."""
+    """Return an interpreter that this user may run, with our packages: the usual one may be in
+    root's home."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{version}"):
         check = [python, "-c", "import msgspec, structlog, psutil, supervisor"]

@@ -4,15 +4,15 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-"""The checkout."""
+"""Directory of the checkout."""
 
 SUPPORT = Path(__file__).parent
-"""What tests share; `toy` and other models of the tests are imported from here."""
+"""Directory of what tests share; `toy` and other models of the tests are imported from here."""
 
 _ONNX = "MODELSERVER_TEST_ONNX"
 _OTHER_NAME = "TEST_ONNX"
-"""Under which pytest's other processes find it: a server refuses a setting that it does not know,
-and so none is started with the first."""
+"""Name under which pytest's other processes find it: a server refuses a setting that it does not
+know, so none is started with the first name."""
 
 if _ONNX in os.environ:
     os.environ[_OTHER_NAME] = os.environ.pop(_ONNX)

@@ -13,7 +13,7 @@ from supervisor import Pool, PoolSettings, SpoolStore, Stream, StreamSettings, T
 
 
 def toy(**options: Any) -> Target:
-    """The toy model with these options."""
+    """Return the toy model with these options."""
     return Target("toy", options=options, import_path=(str(SUPPORT),))
 
 
@@ -82,5 +82,5 @@ async def say(stream: Stream, *words: str, **more: Any) -> list[Any]:
 
 
 def texts(said: list[Any]) -> list[str]:
-    """The text of each answer."""
+    """Return the text of each answer."""
     return [one.get("final", one.get("partial")) for one in said]

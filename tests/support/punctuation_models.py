@@ -19,7 +19,7 @@ MARKS = {"二": "，", "三": "。", "吗": "？", "四": "、", "ba": "，", "c
 """Marks after these tokens. The library writes the last one itself."""
 ENGLISH_MARKS = {"ba": ",", "cc": "?", "dd": "."}
 CASES = {"ab": 2, "hh": 1, "i": 2}
-"""1: all capitals, 2: the first letter."""
+"""Case by word. 1: all capitals, 2: the first letter."""
 
 
 def make_chinese(

@@ -56,7 +56,7 @@ class RemotePool:
         return answer
 
     def run(self, timeout_s: float = 30.0, **request: Any) -> dict[str, Any]:
-        """One job of the toy."""
+        """Run one job of the toy."""
         return self.answer(self.ask(run=request), timeout_s)
 
     def status(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class RemotePool:
         return found
 
     def workers(self) -> list[psutil.Process]:
-        """Its workers."""
+        """Return its workers."""
         return [psutil.Process(pid) for pid in self.status()["pids"]]
 
 

@@ -24,14 +24,15 @@ from modelserver.admin.client import ask as ask_admin
 READY_S = 60.0
 
 UNHANDLED = ("Exception in", "Task exception", "Future exception", "Task was destroyed")
-"""What the event loop logs of errors that nobody took: always a bug of ours."""
+"""Beginnings of what the event loop logs of errors that no code has handled: always a bug of
+ours."""
 
 PROGRAM = ("-m", "modelserver")
-"""What Python runs."""
+"""Arguments of Python that run the program."""
 
 
 PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))
-"""How many times slower than a real processor this one is, where it is emulated."""
+"""Factor by which this processor is slower than a real one, if it is emulated."""
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
@@ -49,7 +50,7 @@ def until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "")
 
 
 def gone(process: psutil.Process) -> bool:
-    """It has ended, whether or not its parent has noticed."""
+    """Return whether the process has ended, whether or not its parent has noticed."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -70,7 +71,7 @@ class Answer:
 
 
 def ask(url: str, body: bytes | None = None, timeout_s: float = 60.0, **headers: str) -> Answer:
-    """One request; a body makes it a POST. Header names use _ for -. Raises `OSError`."""
+    """Send one request; a body makes it a POST. Header names use _ for -. Raises `OSError`."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if body is not None:
         given.setdefault("Content-Type", "audio/wav")
@@ -83,13 +84,13 @@ def ask(url: str, body: bytes | None = None, timeout_s: float = 60.0, **headers:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
+    """Return a port of the loopback on which nothing listens now."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
 
 
 def _group(process: psutil.Process) -> int:
-    """The process group; 0 of one that has gone."""
+    """Return the process group; 0 if the process has gone."""
     try:
         return os.getpgid(process.pid)
     except ProcessLookupError:
@@ -102,8 +103,8 @@ class RunningServer:
     def __init__(
         self, process: subprocess.Popen[bytes], log: Path, admin: Path, before: int = 0
     ) -> None:
-        """`admin`: the socket of its admin side, if the test leaves that where it is; `before`:
-        events that an earlier server has left in the log."""
+        """Take over a server that was started. `admin`: the socket of its admin side, unless the
+        test moves it; `before`: events that an earlier server has left in the log."""
         self.process = process
         self.admin = admin
         self._log = log
@@ -122,8 +123,8 @@ class RunningServer:
         return [e for e in found if not names or e["event"] in names]
 
     def wait_event(self, name: str, seen: int = 0, timeout_s: float = 10.0, **fields: Any) -> Any:
-        """The first event of that name with those fields, or details, after the first `seen` of the
-        log."""
+        """Return the first event of that name with those fields, or details, after the first `seen`
+        of the log."""
 
         def search() -> Any:
             for event in self.events()[seen:]:
@@ -135,25 +136,25 @@ class RunningServer:
         return until(search, timeout_s, f"event {name} {fields}")
 
     def upgrade(self, *flags: str) -> subprocess.CompletedProcess[str]:
-        """The command, run to its end."""
+        """Run the command to its end."""
         command = (sys.executable, *PROGRAM, "upgrade", f"--admin-listen=unix:{self.admin}", *flags)
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     def ask(
         self, path: str, body: bytes | None = None, timeout_s: float = 60.0, **headers: str
     ) -> Answer:
-        """One request; a body makes it a POST. Header names use _ for -."""
+        """Send one request; a body makes it a POST. Header names use _ for -."""
         return ask(self.url + path, body, timeout_s, **headers)
 
     def convert(self, wav: bytes, query: str = "", **headers: str) -> Answer:
-        """Transcribe."""
+        """Transcribe a recording."""
         return self.ask("/api/audio/convert" + query, wav, **headers)
 
     def wait_ready(self) -> None:
         until(lambda: self.ask("/readyz").status == 200, READY_S, "ready")
 
     def wait_whole(self, workers: int = 2) -> None:
-        """As many workers as there should be are able."""
+        """Wait until all workers that there should be are able."""
 
         def whole() -> bool:
             answer = self.ask("/readyz")
@@ -166,7 +167,7 @@ class RunningServer:
         return ask_admin(AdminAddress(path=self.admin), method, path, None)
 
     def health(self) -> dict[str, Any]:
-        """The health document."""
+        """Return the health document."""
         status, body = self.ask_admin("GET", "/admin/health")
         assert status == 200, body
         health: dict[str, Any] = json.loads(body)
@@ -181,18 +182,18 @@ class RunningServer:
         return int(self.url.rpartition(":")[2])
 
     def fork_server(self) -> psutil.Process:
-        """The newest fork server."""
+        """Return the newest fork server."""
         pid = self.events("model.loaded")[-1]["pid"]
         return psutil.Process(pid)
 
     def workers(self) -> list[psutil.Process]:
-        """The workers of the newest fork server: the supervisor's children in its group."""
+        """Return the workers of the newest fork server: the supervisor's children in its group."""
         server = self.fork_server().pid
         found = psutil.Process(self.pid).children()
         return [child for child in found if child.pid != server and _group(child) == server]
 
     def tree(self) -> list[psutil.Process]:
-        """Every process below the supervisor, and itself."""
+        """Return every process below the supervisor, and the supervisor."""
         me = psutil.Process(self.pid)
         return [me, *me.children(recursive=True)]
 
@@ -203,7 +204,7 @@ class RunningServer:
 
 
 def busy_worker(server: RunningServer) -> psutil.Process:
-    """The worker that decodes: the one that uses the processor."""
+    """Return the worker that decodes: the one that uses the processor."""
 
     def find() -> psutil.Process | None:
         try:
@@ -233,12 +234,13 @@ def start_server(
 ) -> Iterator[RunningServer]:
     """Start `modelserver serve` on any port; it is gone at the end, whatever happened.
 
-    Models are not prepared unless the test says so.
+    Models are neither prepared nor warmed up unless the test says so.
     """
     log = directory / "server.log"
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
     variables |= {"MODELSERVER_PORT": "0", "MODELSERVER_LOG_FORMAT": "json"}
-    variables |= {"MODELSERVER_PREPARE": "never", "MODELSERVER_CONFIG": os.devnull}
+    variables |= {"MODELSERVER_PREPARE": "never", "MODELSERVER_DEBUG_WARMUP": "none"}
+    variables |= {"MODELSERVER_CONFIG": os.devnull}
     variables |= {"MODELSERVER_JOBS_DIRECTORY": str(directory / "jobs")}
     variables |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock"} | environment
     if admin_token is not None:

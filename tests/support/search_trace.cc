@@ -1,5 +1,5 @@
-// Preloaded before the SIMD library: sums up what a search has done, whoever did it, frame by frame and
-// token by token, costs to the bit. What two searches sum up to is the same only if they are.
+// Preloaded before the SIMD library: sums up the results of a search by any code, frame by frame and
+// token by token, costs to the bit. The sums of two searches are equal only if the searches are.
 
 #include <dlfcn.h>
 

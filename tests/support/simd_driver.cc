@@ -161,7 +161,7 @@ std::string check_aside(float* const whole, float* const part, float* const spar
   if (simd::set_packed_aside() != 5 * bytes) return "set something else aside";
   if (simd::set_packed_aside() != 0) return "set it aside twice";
   if (simd::packed(variant, matrix) != packed) return "forgot what was packed";
-  if (simd::restored() != 0) return "brought back what nobody touched";
+  if (simd::restored() != 0) return "brought back memory that was not touched";
   if (part[5] != 5 || simd::restored() != 0) return "set aside what is packed in part";
   if (spare[5] != 5 || simd::restored() != 1) return "zeros between the rows are not made again";
 
@@ -251,7 +251,7 @@ std::string check_weights() {
   if (simd::packed(variant, {kept + 64, n - 1, k - 64, k})) return "packed after the end";
   if (simd::packed(variant, matrix) != packed) return "forgot what was packed";
 
-  // A fault that is somebody else's stays one, and so does a signal that somebody sends.
+  // A fault outside of the weights has its usual effect, and so does a signal from another process.
   for (const bool sent : {false, true}) {
     const pid_t child = fork();
     if (child == 0) {

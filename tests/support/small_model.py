@@ -21,13 +21,13 @@ SMALL_WORDS = """
 바람이 조금 내일 오후 에는 비 올 수 우산 을 다음 개수 이적 하세요 있어 고 과 다 찍히 석사 베르
 보이드 오고 미곡 사유 역에서 있습 니다 있을 의혹이 법에 들 이 그 저 것 하다 있다 없다 되다 나 우리
 """
-"""Words of the bundled clips, as the embedded model hears them, and a few more."""
+"""Words of the bundled clips, as the embedded model recognises them, and a few more."""
 
 
 def make_small_model(embedded: Path, directory: Path, words: list[str], *, skew: float = 1) -> Path:
     """Links to the embedded model, with a unigram model of `words` in place of its Gr.fst.
 
-    `skew` makes some words likelier than others, for a model that hears something else.
+    `skew` makes some words likelier than others, for a model that recognises other words.
     """
     for source in embedded.rglob("*"):
         if source.is_file() and source.name != "Gr.fst":
@@ -44,7 +44,8 @@ def make_small_model(embedded: Path, directory: Path, words: list[str], *, skew:
 def make_static_model(
     small: models.ModelLocation, prepared_small: PreparedModel, directory: Path, *, aligned: bool
 ) -> models.ModelLocation:
-    """The small model as the publisher's big ones are: with its graph composed already."""
+    """Return the small model in the form of the publisher's big ones: with its graph composed
+    already."""
     for source in small.directory.rglob("*"):
         if source.is_file() and source.name not in ("HCLr.fst", "Gr.fst", "disambig_tid.int"):
             target = directory / source.relative_to(small.directory)
@@ -72,7 +73,7 @@ def make_static_model(
 
 
 def read_symbols(file: Path) -> dict[str, int]:
-    """The output symbols inside a graph file: word to label."""
+    """Return the output symbols inside a graph file: word to label."""
     data = file.read_bytes()
     at = 4
     for _ in range(2):  # the graph's type and its arcs' type
@@ -106,7 +107,7 @@ def _string(text: bytes) -> bytes:
 
 
 def _unigram(labels: list[int], symbols: dict[str, int], skew: float) -> bytes:
-    """One state, final, with a loop for each word."""
+    """Return an acceptor of one final state, with a loop for each word."""
     header = struct.pack("<i", FST_MAGIC) + _string(b"vector") + _string(b"standard")
     header += struct.pack("<iiQqqq", 2, HAS_OSYMBOLS, 3, 0, 1, len(labels))
     table = [struct.pack("<i", SYMBOLS_MAGIC) + _string(b"words")]
@@ -123,8 +124,8 @@ def _unigram(labels: list[int], symbols: dict[str, int], skew: float) -> bytes:
 
 
 def add_rescoring(directory: Path, *, states: int, arcs_each: int, lm_ints: int) -> None:
-    """A `rescore/` for the model in `directory`: a language model to subtract (`G.fst`), and one to
-    add (`G.carpa`) that knows all words equally (Kaldi: `const-arpa-lm.cc`)."""
+    """Add a `rescore/` to the model in `directory`: a language model to subtract (`G.fst`), and one
+    to add (`G.carpa`) that gives all words the same probability (Kaldi: `const-arpa-lm.cc`)."""
     labels = read_symbols(directory / "graph" / "Gr.fst")
     highest = max(labels.values())
     rescore = directory / "rescore"
@@ -134,7 +135,8 @@ def add_rescoring(directory: Path, *, states: int, arcs_each: int, lm_ints: int)
 
 
 def _acceptor(states: int, arcs_each: int, highest: int) -> bytes:
-    """The first state takes every word; the others are there for their size only."""
+    """Return an acceptor whose first state takes every word; the others are there for its size
+    only."""
     header = struct.pack("<i", FST_MAGIC) + _string(b"vector") + _string(b"standard")
     arcs = highest + (states - 1) * arcs_each
     header += struct.pack("<iiQqqq", 2, 0, 3, 0, states, arcs)
@@ -146,8 +148,8 @@ def _acceptor(states: int, arcs_each: int, highest: int) -> bytes:
 
 
 def _const_arpa(labels: dict[str, int], words: int, ints: int) -> bytes:
-    """A unigram of every word (its log probability, its back-off, no children), and room that
-    nothing points to."""
+    """Return a unigram of every word (its log probability, its back-off, no children), and space to
+    which nothing points."""
     state = struct.pack("<ffi", -5.0, 0.0, 0)
     count = max(ints, 3 * words)
 

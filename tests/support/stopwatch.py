@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,12 +14,12 @@ T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.05
 _COUNTS = 0.1
-"""For how much a second counts in which a task waited for a processor or the disk."""
+"""Factor for seconds in which a task waited for a processor or the disk."""
 _STALLS = (Path("/proc/pressure/cpu"), Path("/proc/pressure/io"))
 
 
 def _stalled_s() -> float:
-    """Seconds since boot; 0 where the kernel does not count them."""
+    """Return such seconds since boot; 0 if the kernel does not count them."""
     total_us = 0
     for file in _STALLS:
         if (pressure := read_pressure(file)) is not None:
@@ -42,13 +43,27 @@ class Stopwatch:
 
     @property
     def pause_s(self) -> float:
-        """For how long to sleep before the next look: longer in a long wait, since looking takes a
-        processor from what is waited for."""
+        """Return how long to sleep before the next look: longer in a long wait, since a look takes
+        processor time from what is waited for."""
         return min(0.1, max(0.005, (time.monotonic() - self._began) / 20))
 
     def past(self, seconds: float) -> bool:
         """Return whether so many have gone by. Cheap before that."""
         return time.monotonic() - self._began > seconds and self.seconds > seconds
+
+
+def processor_s(action: Callable[[], object], *, rounds: int = 3, enough_s: float = 0.0) -> float:
+    """Return the seconds of processor time that an action takes: the least of several rounds, since
+    the same work takes longer on a processor whose other half is busy. A round of `enough_s` is the
+    last."""
+    least = math.inf
+    for _ in range(rounds):
+        began = time.process_time()
+        action()
+        least = min(least, time.process_time() - began)
+        if least <= enough_s:
+            break
+    return least
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,7 @@ Vary = Callable[[models.ModelLocation, PreparedModel, Path], models.ModelLocatio
 
 
 def _linked(small: models.ModelLocation, directory: Path) -> models.ModelLocation:
-    """The same files, each by a link, so that some can be replaced."""
+    """Return a model of links to the same files, so that some can be replaced."""
     for source in small.directory.rglob("*"):
         if source.is_file():
             target = directory / source.relative_to(small.directory)

@@ -18,7 +18,7 @@ def wav_file(
     before: bytes = b"",
     after: bytes = b"",
 ) -> bytes:
-    """A file around the samples; `declared` is the size that the data chunk claims."""
+    """Return a file around the samples; `declared` is the size that the data chunk claims."""
     frame = channels * bits // 8
     kind = 0xFFFE if extensible else tag
     fmt = struct.pack("<HHIIHH", kind, channels, rate, rate * frame, frame, bits)
@@ -31,21 +31,21 @@ def wav_file(
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
-    """A RIFF chunk, padded to an even length."""
+    """Return a RIFF chunk, padded to an even length."""
     return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
 
 
 def sine(
     tag: int, bits: int, channels: int, rate: int, seconds: float = 0.5, level: float = 0.5
 ) -> bytes:
-    """A 440 Hz tone, the same on all channels."""
+    """Return a 440 Hz tone, the same on all channels."""
     frames = round(rate * seconds)
     values = (level * math.sin(2 * math.pi * 440 * i / rate) for i in range(frames))
     return b"".join(encode(value, tag, bits) * channels for value in values)
 
 
 def encode(value: float, tag: int, bits: int) -> bytes:
-    """One sample; `value` from -1 to 1."""
+    """Encode one sample; `value` from -1 to 1."""
     match tag, bits:
         case (1, 8):
             return bytes([round(value * 127 + 128)])
@@ -87,7 +87,7 @@ def alaw(sample: int) -> int:
 
 
 def samples_of(pcm: bytes) -> list[int]:
-    """16-bit little-endian samples as numbers."""
+    """Return 16-bit little-endian samples as numbers."""
     return list(struct.unpack(f"<{len(pcm) // 2}h", pcm))
 
 

@@ -116,8 +116,8 @@ def test_references_are_read_as_people_have_them(name: str, content: str, tmp_pa
     [
         ("r.csv", "a,b\n1,2", "has to name a column"),
         ("r.csv", "", "has to name a column"),
-        ("r.jsonl", "{}", "line 1 is no JSON object"),
-        ("r.jsonl", "[1]", "line 1 is no JSON object"),
+        ("r.jsonl", "{}", "line 1 is not a JSON object"),
+        ("r.jsonl", "[1]", "line 1 is not a JSON object"),
         ("r.trn", "one two", "line 1 does not end with"),
         ("text", "a x\na.wav y", "is there twice"),
         ("text", "\n", "there is nothing in it"),
@@ -153,10 +153,10 @@ def test_a_server_is_evaluated_and_compared_with_another_run(
     references.write_text("\n".join(lines))
     at = ["--server", server.url, "--audio", str(audio), "--references", str(references)]
     done = evaluate(*at, "--save", str(saved), "--by-file")
-    assert done.returncode == 1  # one could not be heard
+    assert done.returncode == 1  # one could not be transcribed
     assert "1 references have no audio: absent" in done.stderr
     assert "1 files have no reference: unknown" in done.stderr
-    assert "files: 3, and 1 that could not be heard" in done.stdout
+    assert "files: 3, and 1 that could not be transcribed" in done.stdout
     run = json.loads(saved.read_text())
     assert run["characters"]["errors"] == 2
     assert len(run["files"]) == 3

@@ -1,4 +1,5 @@
-"""How many machines a load needs: the formula against known values and against the simulation."""
+"""Number of machines that a load needs: the formula against known values and against the
+simulation."""
 
 import json
 import math
@@ -42,7 +43,7 @@ def test_without_a_queue_a_request_takes_what_it_takes() -> None:
 
 
 def test_one_server_of_exponential_services_is_the_textbooks() -> None:
-    """Of M/M/1 the 95th percentile is ln(20) / (mu - lambda)."""
+    """Compare with M/M/1, whose 95th percentile is ln(20) / (mu - lambda)."""
     lengths = tuple(-math.log(1 - (n + 0.5) / 4000) for n in range(4000))
     one = Machine(1, 1.0, 0.0, 0.0, 1, None, "")
     load = Load(0.7, lengths, "")
@@ -143,8 +144,8 @@ def test_the_command_says_it_in_words_and_as_json() -> None:
 
 
 def test_what_cannot_be_planned_is_told(tmp_path: Path) -> None:
-    assert "say what is to be carried" in _plan().stderr
-    assert "say what is to be carried" in _plan("--rate", "1", "--load", __file__).stderr
+    assert "the load is missing" in _plan().stderr
+    assert "the load is missing" in _plan("--rate", "1", "--load", __file__).stderr
     (tmp_path / "x").write_text("nothing")
     done = _plan("--load", str(tmp_path / "x"), "--pace", "0.03")
     assert done.returncode == 1

@@ -34,7 +34,7 @@ class Node:
     process: subprocess.Popen[bytes]
 
     def end_at_once(self) -> None:
-        """All its processes, as when the power goes."""
+        """Kill all its processes, as when the power fails."""
         end_at_once(self.process.pid)
         self.process.wait()
 
@@ -142,7 +142,7 @@ def test_a_machine_is_lost_and_every_file_is_there_once(
             until(lambda: len(list(there.glob("*.json"))) > FILES // 4, 80, "it has begun")
             assert process.poll() is None
             cluster.nodes[1].end_at_once()
-            assert process.wait(100) == 1  # two were no audio
+            assert process.wait(100) == 1  # two were not audio
         finally:
             process.kill()
     said = (tmp_path / "log").read_text()

@@ -44,7 +44,7 @@ def read(
 
 
 def each(file: bytes, channels: str = "split") -> dict[int, bytes]:
-    """The samples of each channel."""
+    """Return the samples of each channel."""
     reader = AudioReader(io.BytesIO(file), len(file), RATE, channels=channel_choice(channels))
     heard = dict.fromkeys(reader.numbers, b"")
     for place, chunk in reader.pcm(8000):
@@ -174,7 +174,7 @@ def test_a_chunk_of_odd_length_without_its_padding_is_read() -> None:
 
 
 def test_a_size_of_64_bits_counts() -> None:
-    """RF64: what is behind the samples is not heard."""
+    """Check that bytes behind the samples of an RF64 file are not recognised."""
     ds64 = struct.pack("<QQQI", 0, len(TONE), len(TONE) // 2, 0)
     fmt = struct.pack("<HHIIHH", 1, 1, RATE, RATE * 2, 2, 16)
     body = wavs.chunk(b"ds64", ds64) + wavs.chunk(b"fmt ", fmt)
@@ -261,7 +261,7 @@ def test_every_codec_is_heard(kind: str) -> None:
 
 
 NOT_WITHOUT_THEIR_END = ("alac in m4a", "m4a", "pcm in mov")
-"""Their index, or all that there is, comes last."""
+"""Formats whose index, or all information, comes last."""
 
 
 @pytest.mark.parametrize("kind", sorted(LOSSLESS | LOSSY))
@@ -355,7 +355,7 @@ def test_channels_are_heard_one_by_one_where_that_is_asked_for() -> None:
             channel_choice(wrong)
 
 
-# --- what is no audio -----------------------------------------------------------------------------
+# --- not audio -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -386,8 +386,8 @@ def test_channels_are_heard_one_by_one_where_that_is_asked_for() -> None:
         (b"Salted__" + bytes(100), "not_audio", "encrypted"),
         (b"\x02#!SILK_V3" + bytes(100), "unsupported_audio", "SILK"),
         (b"MThd" + bytes(100), "unsupported_audio", "MIDI"),
-        (random.Random(3).randbytes(5000), "not_audio", "no audio file of a kind that is known"),
-        (bytes(5000), "not_audio", "no audio file of a kind that is known"),
+        (random.Random(3).randbytes(5000), "not_audio", "not an audio file of a known kind"),
+        (bytes(5000), "not_audio", "not an audio file of a known kind"),
         (b"ID3\x04" + bytes(100), "not_audio", "the MP3 file cannot be read"),
         (b"OggS" + bytes(100), "not_audio", "the Ogg file cannot be read"),
         (b"\0\0\0\x20ftypM4A " + bytes(100), "not_audio", "the MP4 or M4A file cannot be read"),
@@ -469,7 +469,7 @@ os.write(2, b"END\\n")
 
 
 def mov_with_reference(target: str) -> bytes:
-    """A QuickTime file whose samples are said to be in another file."""
+    """Return a QuickTime file that refers to another file for its samples."""
     data = bytearray(encoded(TONE, "pcm in mov"))
     alias = struct.pack(">I4sI", 12 + len(target) + 1, b"url ", 0) + target.encode() + b"\0"
     at = data.find(b"dref")

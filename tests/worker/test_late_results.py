@@ -90,7 +90,8 @@ async def pool() -> AsyncIterator[Pool]:
 
 
 async def test_a_stream_loses_nothing_when_its_worker_is_killed(pool: Pool) -> None:
-    """It is killed after each final caption: the checkpoint holds the beginning of the next one."""
+    """Kill the worker after each final caption: the checkpoint holds the beginning of the next
+    one."""
     said: list[Any] = []
     with pool.stream() as stream:
         stream.begin(CAPTIONS)
@@ -158,7 +159,7 @@ async def test_phrases_are_refused_where_a_model_cannot_be_limited_to_them(pool:
 
 
 async def test_pieces_of_a_long_recording_do_not_overlap_and_lose_nothing(pool: Pool) -> None:
-    """Some are cut within speech that has no pause."""
+    """Cut some within speech that has no pause."""
     spoken = b"".join(word(number, 0.5) + gap(0.1) for number in (1, 2, 3, 4, 5, 6, 7, 8)) * 3
     async with SpoolStore().open() as spool:
         await spool.write(wav_file(spoken, rate=RATE))

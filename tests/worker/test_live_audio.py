@@ -14,9 +14,9 @@ from modelserver.worker.reader import AudioReader
 pytestmark = pytest.mark.quick
 
 NOT_LIVE = ("alac in m4a", "m4a", "pcm in mov")
-"""Their index comes last."""
+"""Formats whose index comes last."""
 TRIMMED = ("mp3", "mp3 in avi")
-"""How much silence an encoder has added at the end is told where nobody looks who cannot seek."""
+"""Formats that tell the silence added at the end where only a reader that can seek finds it."""
 
 
 def whole(data: bytes, raw: RawFormat | None = None) -> bytes:
@@ -147,8 +147,8 @@ def test_one_that_is_given_up_leaves_no_thread(clips: list[bytes]) -> None:
 
 @pytest.mark.parametrize("kind", ["wav", "rf64", "wav of 24 bits", "fragmented mp4", "aiff", "caf"])
 def test_another_recording_may_follow(clips: list[bytes], kind: str) -> None:
-    """As where a recorder is started again; also where the first one's beginning was heard on
-    another worker."""
+    """Send another recording, as when a recorder is started again; also if the beginning of the
+    first was decoded on another worker."""
     data = encoded(clips[0][:96_000], kind)
     expected = whole(data)
 

@@ -125,7 +125,7 @@ def test_times_are_those_of_the_audio_as_it_came(model: models.Model, clips: lis
 def test_one_recogniser_hears_one_utterance_after_the_other(
     model: models.Model, clips: list[bytes]
 ) -> None:
-    """As a long recording's pieces are heard: near-silence is not counted."""
+    """Recognise like the pieces of a long recording: near-silence is not counted."""
     recognizer = ProfiledModel(model, "accurate").recognizer(models.RecognitionOptions(words=True))
     starts = []
     for _ in range(3):
@@ -193,7 +193,7 @@ def test_a_request_names_its_profile(server: RunningServer, wav_clips: list[byte
 
 
 def test_room_is_counted_for_the_profile_that_requests_have(tmp_path: Path) -> None:
-    """Of a model as it was published: what is composed of its graph is each worker's own."""
+    """Use a model as it was published: the composed part of its graph is each worker's own."""
     settings = Settings(prepared_dir=tmp_path, models_dir=tmp_path)
     room = Headroom(10**10, 10**10, "the machine")
     balanced = choose_model(settings, room).prediction

@@ -1,4 +1,4 @@
-"""Steps after recognition: whoever asks, final texts have gone through them, and once."""
+"""Text steps after recognition: final texts have gone through them once, in every API."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> Iterator[R
 
 
 def once(text: str) -> bool:
-    """Every utterance has its own brackets."""
+    """Return whether every utterance has its own brackets."""
     return text.startswith("<") and text.endswith(">") and "<<" not in text
 
 
@@ -209,7 +209,7 @@ def test_a_step_that_cannot_be_made_is_tried_again_after_a_reload_only(
         assert len(server.events("fork_server.started")) == 4
         assert not server.events("model.load_failed", "form.disabled", "prepared_model.rejected")
         (model,) = server.health()["models"]
-        assert model["text_steps"] == {"broken": "knows nothing of ko"}
+        assert model["text_steps"] == {"broken": "does not support ko"}
 
 
 def test_a_name_that_nobody_has_is_refused_at_the_start() -> None:
@@ -268,7 +268,7 @@ def test_of_other_languages_it_knows_nothing() -> None:
 
 
 def test_beside_the_engine(tmp_path: Path) -> None:
-    """What a step loads does not disturb the engine, whose OpenFst is shared by a whole process."""
+    """Load a step beside the engine, whose OpenFst is shared by a whole process."""
     program = """
 import sys, models, pathlib
 from modelserver.worker.model import load

@@ -1,4 +1,4 @@
-"""`modelserver evaluate`: error rates of a model on audio whose words are known."""
+"""Command `modelserver evaluate`: error rates of a model on audio with known transcripts."""
 
 import asyncio
 from pathlib import Path
@@ -34,7 +34,7 @@ _MISSING_SHOWN = 5
     "--references",
     required=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help='what was said: .csv or .tsv with a header, .jsonl, .trn, or lines of "NAME TEXT"',
+    help='reference transcripts: .csv or .tsv with a header, .jsonl, .trn, or lines of "NAME TEXT"',
 )
 @click.option("--server", metavar="URL", help="send the files to a running server")
 @click.option("--key", envvar=KEY_VARIABLE, help="API key for that server")
@@ -123,7 +123,7 @@ def _by(configuration: Configuration, server: str | None) -> dict[str, str]:
 
 
 async def _hear(engine: Engine, files: list[str]) -> list[Outcome]:
-    """All of them, in their order."""
+    """Transcribe all files; return the outcomes in their order."""
     with Journal(None, "evaluate") as journal:
         async with engine:
             slots = asyncio.Semaphore(engine.at_once)

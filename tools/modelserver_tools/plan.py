@@ -1,4 +1,4 @@
-"""`modelserver plan`: how many machines of this kind a load needs."""
+"""Command `modelserver plan`: the number of machines of this kind that a load needs."""
 
 import asyncio
 from pathlib import Path
@@ -26,9 +26,9 @@ from supervisor import NotReady, in_units
 
 _NUMBERS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 _MEASURED = 40
-"""Recordings, at the most."""
+"""Number of recordings to measure with, at most."""
 _SIMULATED, _EACH = 20_000, 60
-"""Requests: in all, and for each machine, at the least."""
+"""Number of requests to simulate: in total, and for each machine at least."""
 
 
 @click.command()
@@ -59,7 +59,7 @@ _SIMULATED, _EACH = 20_000, 60
     type=click.FloatRange(0, min_open=True),
     default=2.0,
     show_default=True,
-    help="seconds in which 95 % shall have their answer",
+    help="seconds within which 95 % of requests are answered",
 )
 @click.option(
     "--streams", type=click.FloatRange(0), default=0.0, help="live streams at once, on average"
@@ -101,7 +101,7 @@ def plan(
     measured for a few seconds: nothing else should use it meanwhile.
     """
     if (load_file is None) == (rate is None) and not streams:
-        raise click.UsageError("say what is to be carried: --load FILE, --rate R, or --streams N")
+        raise click.UsageError("the load is missing: give --load FILE, --rate R, or --streams N")
     try:
         load = None
         if load_file is not None:
@@ -158,8 +158,8 @@ def _for_recordings(
     if needed is None:
         alone = latency(Load(1e-9, load.lengths, ""), machine, 1, 0.95)
         lines.append(
-            f"No number of machines does that within {most_s:g} s: 95 % take {alone:.2f} s with "
-            "nobody else there"
+            f"No number of machines does that within {most_s:g} s: 95 % take {alone:.2f} s without "
+            "any other load"
         )
     else:
         expected = latency(load, machine, needed, 0.95)

@@ -1,8 +1,8 @@
-"""The machines of a Ray cluster, each with a pool of its own: `transcribe --on ray`.
+"""Machines of a Ray cluster, each with a pool of its own: `transcribe --on ray`.
 
-One actor a machine runs what `transcribe` runs by itself (`OwnPool`): its fork server, its workers,
-its guard. Ray says which machines there are and which are no more; a file whose machine is lost is
-given to another one.
+One actor on each machine runs the same pool as a local `transcribe` (`OwnPool`): its fork server,
+its workers, its guard. Ray reports which machines there are and which are lost; a file whose
+machine is lost is given to another one.
 """
 
 import asyncio
@@ -35,45 +35,46 @@ from modelserver.settings import Settings
 from modelserver.speech.messages import Speech, SpeechRequest
 
 _AT_ONCE = 10_000
-"""Of files: how many are on their way is decided here."""
+"""Files in progress: the engine itself bounds how many are on their way."""
 _LOOK_S = 2.0
 _LOST_AT_MOST = 3
-"""Machines that may be lost while they have a file, before it is taken to be its fault."""
+"""Machines that may be lost while they have a file, before the file is considered the cause."""
 _NONE_LEFT_S = 60.0
-"""So long a machine may be waited for, once there was one."""
+"""Seconds to wait for a machine, once there was one."""
 _SENT_WHOLE_BYTES = 2 << 30
 _ANSWER_S = 10.0
 
 
 class _Said(msgspec.Struct):
-    """What an actor gives: a transcript, why there is none, or (neither) that it has to be sent
-    the file."""
+    """Answer of an actor: a transcript, the reason why there is none, or (neither) a request to
+    send the file."""
 
     speech: Speech | None = None
     error: str | None = None
 
 
 class Machine:
-    """What runs on each machine, as a Ray actor."""
+    """Ray actor that runs on each machine."""
 
     def __init__(self, settings: Settings, asked: SpeechRequest) -> None:
         configure_logs(msgspec.structs.replace(settings.log, level="warning"))
         self._pool = OwnPool(settings, asked)
 
     async def begin(self) -> int:
-        """Load the model; the number of its workers. Raises `EngineUnusable`."""
+        """Load the model; return the number of its workers. Raises `EngineUnusable`."""
         await self._pool.__aenter__()
         return self._pool.at_once
 
     async def transcribe(
         self, file: str, stamp: str, expected_s: float, content: bytes | None
     ) -> bytes:
-        """`content`: of the file, where it is not here too, as it is there. A `_Said`."""
+        """Transcribe a file; return an encoded `_Said`. `content`: that of the file, if this
+        machine does not have the same file."""
         try:
             if content is not None:
                 speech = await self._pool.transcribe_bytes(content, expected_s)
             elif is_url(file) or (stamp and stamp_of(file) == stamp):
-                speech = await self._pool.transcribe(file, expected_s, None, _nobody)
+                speech = await self._pool.transcribe(file, expected_s, None, _ignore)
             else:
                 return msgspec.msgpack.encode(_Said())
         except (NotTranscribed, EngineUnusable, OSError) as error:
@@ -82,17 +83,17 @@ class Machine:
         return msgspec.msgpack.encode(_Said(speech))
 
     async def end(self) -> None:
-        """Its processes go with it."""
+        """End its processes."""
         await self._pool.__aexit__()
 
 
-def _nobody(_: float) -> None:
-    """Who waits for it is elsewhere."""
+def _ignore(_: float) -> None:
+    """Ignore progress: the caller is on another machine."""
 
 
 @dataclass(eq=False)
 class _There:
-    """A machine, as it is known here."""
+    """Machine, as the caller knows it."""
 
     name: str
     actor: Any
@@ -105,7 +106,7 @@ class _There:
 
 
 class RayMachines(Engine):
-    """An engine of many machines: this one alone if there is no address and Ray knows none."""
+    """Engine of many machines: this one alone if there is no address and Ray knows none."""
 
     def __init__(self, settings: Settings, asked: SpeechRequest, address: str | None) -> None:
         self._settings, self._asked, self._address = settings, asked, address
@@ -114,7 +115,7 @@ class RayMachines(Engine):
         self._looking: asyncio.Task[None] | None = None
         self.at_once = _AT_ONCE
         self.lost = 0
-        """Machines that were there and are no more."""
+        """Number of machines that were lost."""
 
     async def __aenter__(self) -> "RayMachines":
         try:
@@ -132,7 +133,7 @@ class RayMachines(Engine):
         except BaseException:
             await self.__aexit__()
             raise
-        self._looking = asyncio.create_task(self._look_for_ever())
+        self._looking = asyncio.create_task(self._keep_looking())
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -158,7 +159,7 @@ class RayMachines(Engine):
             content = ray.put(await asyncio.to_thread(sys.stdin.buffer.read))
         lost = 0
         while True:
-            machine = await self._place()
+            machine = await self._machine_with_room()
             try:
                 answer = await machine.actor.transcribe.remote(file, stamp, expected_s, content)
             except RayActorError:
@@ -203,7 +204,7 @@ class RayMachines(Engine):
         )
 
     def _look(self) -> None:
-        """Begin on machines that have come."""
+        """Start on machines that have come."""
         for node in cast("Any", ray).nodes():
             known = self._machines.get(node["NodeID"])
             cpus = int(node["Resources"].get("CPU", 0))
@@ -223,7 +224,7 @@ class RayMachines(Engine):
         settings = msgspec.structs.replace(
             settings,
             workers=msgspec.structs.replace(settings.workers, count=workers),
-            # What Ray counts as this machine's memory is ours, and no more.
+            # The memory that Ray counts as this machine's is all that may be used.
             memory=msgspec.structs.replace(settings.memory, limit=memory or "auto"),
         )
         actor = (
@@ -251,7 +252,7 @@ class RayMachines(Engine):
         async with self._changed:
             self._changed.notify_all()
 
-    async def _look_for_ever(self) -> None:
+    async def _keep_looking(self) -> None:
         since = time.monotonic()
         while True:
             await asyncio.sleep(_LOOK_S)
@@ -277,8 +278,8 @@ class RayMachines(Engine):
         self.lost += 1
         click.echo(f"the machine {machine.name} is lost; its files go to others", err=True)
 
-    async def _place(self) -> _There:
-        """The machine with the most room, when there is one. Raises `EngineUnusable`."""
+    async def _machine_with_room(self) -> _There:
+        """Return the machine with the most room, once there is one. Raises `EngineUnusable`."""
 
         def free() -> list[_There]:
             return [
@@ -290,7 +291,7 @@ class RayMachines(Engine):
         async with self._changed:
             await self._changed.wait_for(lambda: free() or not self._machines)
             if not self._machines:
-                raise EngineUnusable(f"no machine has been there for {_NONE_LEFT_S:g} s")
+                raise EngineUnusable(f"there has been no machine for {_NONE_LEFT_S:g} s")
             best = min(free(), key=lambda one: one.running / one.slots)
             best.running += 1
             return best
@@ -302,7 +303,8 @@ class RayMachines(Engine):
 
 
 def _must_answer(address: str) -> None:
-    """Where nobody does, Ray would end this process without saying why. Raises `OSError`."""
+    """Check that an address answers: Ray would end this process without a reason. Raises
+    `OSError`."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdecimal():
         try:
@@ -313,7 +315,7 @@ def _must_answer(address: str) -> None:
 
 
 def _put(file: str) -> Any:
-    """Into Ray's object store. Raises `OSError`."""
+    """Put a file into Ray's object store. Raises `OSError`."""
     path = Path(file)
     if path.stat().st_size > _SENT_WHOLE_BYTES:
         raise OSError(0, f"it is not on the machines, and too large to be sent there ({file})")

@@ -1,7 +1,7 @@
 """Prepared Vosk models: models with a compiled graph, which was composed once, ahead of time.
 
-What is made new is the compiled graph, aligned so that it can be mapped, its word list, and a
-configuration without dither.
+The files that are made are the compiled graph, aligned so that it can be mapped, its word list, and
+a configuration without dither.
 """
 
 from pathlib import Path
@@ -56,7 +56,8 @@ def verify(prepared: PreparedModel) -> list[str]:
 
 
 def find_leftovers(store: Path) -> list[Leftover]:
-    """See `models.prepared.leftovers.find_leftovers`; with builds that were killed."""
+    """Return leftovers (`models.prepared.leftovers.find_leftovers`), also of builds that were
+    killed."""
     return [*any_engine.find_leftovers(store, MAKER), *killed_builds(store)]
 
 

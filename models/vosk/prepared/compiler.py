@@ -1,5 +1,5 @@
-"""The graph compiler: a small C++ program around OpenFst, built where it is needed, run as a
-process of its own."""
+"""The graph compiler: a small C++ program with OpenFst, built where it is needed, run as a process
+of its own."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ from models.vosk.building import Built, compiler_is_here
 from models.vosk.layout import DISAMBIG, HCL, LAZY, STATIC
 
 PROGRAM = "modelserver-compile-graph"
-"""Its name where it is installed ready made."""
+"""Name of the program where it is installed ready made."""
 
 GRAPH_COMPILER = Built(
     "compile-graph",
@@ -30,12 +30,12 @@ GRAPH_COMPILER = Built(
 )
 _CODES = {3: "graph_too_large", 4: "no_space", 6: "needs_too_much"}
 _DIFFERS = 5
-"""Exit statuses of the program."""
+"""Exit statuses of the program, by error code."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphCounts:
-    """How large a graph is, or how far it has been made."""
+    """Size of a graph, complete or in progress."""
 
     states: int
     arcs: int
@@ -43,15 +43,15 @@ class GraphCounts:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A graph that was written."""
+    """Graph that was written."""
 
     counts: GraphCounts
     peak_bytes: int
 
 
 def can_build() -> bool:
-    """Return whether a compiler and OpenFst's headers are here. Raises `ModelError`, code
-    `cannot_afford`, if the compiler was ended before it could tell."""
+    """Return whether a compiler and OpenFst's headers are installed. Raises `ModelError`, code
+    `cannot_afford`, if the compiler was ended while it was tried."""
     if not compiler_is_here():
         return False
     probe = subprocess.run(
@@ -79,7 +79,7 @@ def compose(
 
     Halves are composed, and their word list is written to `words`; a static graph is copied, so
     that it can be mapped. Raises `ModelError`: `graph_too_large` past `max_bytes` (0: no limit),
-    `needs_too_much` past `max_memory` bytes (None: no limit), `no_space` where the disk fills up to
+    `needs_too_much` past `max_memory` bytes (None: no limit), `no_space` if the disk fills up to
     its reserve, `killed`, `compile_failed`.
     """
     if (graphs / HCL).is_file():
@@ -93,8 +93,8 @@ def compare(program: Path, graphs: Path, made: Path, states: int) -> GraphCounts
     """Walk the graph of the model whose graphs are in the directory `graphs` and the graph `made`
     from it side by side, until `states` states of a composition are visited, or all of them.
 
-    Returns what was compared. Raises `ModelError`, code `answers_differ`, at the first state whose
-    arcs, labels or weights are not the same.
+    Return the counts that were compared. Raises `ModelError`, code `answers_differ`, at the first
+    state whose arcs, labels or weights are not the same.
     """
     if (graphs / HCL).is_file():
         arguments = ["compare", *_parts(graphs), str(made), str(states)]
@@ -149,7 +149,8 @@ def _process(
 ) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [str(program), *arguments],
-        stdin=subprocess.PIPE,  # its end is the end of this process, whichever thread began it
+        # the program ends when this process does, whichever thread started it
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,

@@ -1,4 +1,4 @@
-"""What is made of a Vosk model when it is prepared: its compiled graph, word list and features."""
+"""Preparation of a Vosk model: its compiled graph, word list and features."""
 
 import importlib.metadata
 from collections.abc import Callable
@@ -29,10 +29,12 @@ from models.vosk.prepared.selfcheck import Starting, must_answer_alike
 from models.vosk.prepared.structure import structure_problem
 
 Progress = Callable[[str, GraphCounts], None]
-"""Told of each phase ("compiler", "graph", "check", "place") and how far the graph is."""
+"""Receiver of each phase ("compiler", "graph", "check", "place"), and of the progress of the
+graph."""
 
 _COMPARED_STATES = 200_000
-"""Of a composed graph, visited at random: some five seconds. A small graph has fewer."""
+"""States of a composed graph that are visited at random: some five seconds. A small graph has
+fewer."""
 
 _FOLDERS = ("", "graph/", "conf/")
 _MADE = frozenset(f + n for f in _FOLDERS for n in (STATIC, WORDS, FEATURES))
@@ -41,8 +43,8 @@ _SOURCES = frozenset(f + n for f in _FOLDERS for n in (*GRAPH_SOURCES, FEATURES)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What preparing may take at the most: bytes of the graph (0: no limit), and of memory to
-    compose it (None: no limit)."""
+    """Bounds of preparing: bytes of the graph (0: no limit), and bytes of memory to compose it
+    (None: no limit)."""
 
     graph: int = 0
     memory: int | None = None
@@ -81,8 +83,8 @@ class VoskMaker:
     def check_import(
         self, location: ModelLocation, prepared: Path, store: Path, available_memory: int
     ) -> None:
-        """Check every state and arc of the graph; compare it with the original too, where the graph
-        compiler is here and memory suffices."""
+        """Check every state and arc of the graph; compare it with the original, too, if the graph
+        compiler is installed and memory suffices."""
         program = GRAPH_COMPILER.find(store)
         if available_memory < estimate_needs(location.directory).memory:
             program = None
@@ -93,8 +95,8 @@ MAKER = VoskMaker()
 
 
 def compiled_graph(prepared: Path) -> Path:
-    """Return the compiled graph of the prepared model in a directory (a link where the original's
-    own could be used)."""
+    """Return the compiled graph of the prepared model in a directory (a link if the original's own
+    could be used)."""
     return graph_directory(prepared) / STATIC
 
 
@@ -109,13 +111,13 @@ def prepare(
     again: bool = True,
     on_progress: Progress = lambda *_: None,
 ) -> PreparedModel:
-    """See `models.prepared.prepare.prepare`. `starting`: how servers start the process that loads a
-    model, for the self-check."""
+    """Prepare a Vosk model (`models.prepared.prepare.prepare`). `starting`: how servers start the
+    process that loads a model, for the self-check."""
 
     def begin() -> tuple[str, Callable[[Path], Made]]:
         on_progress("compiler", GraphCounts(0, 0))
         program = GRAPH_COMPILER.build(store)
-        # The program's name has a digest of all it is made of.
+        # The program's name has a digest of everything it is built from.
         by = f"{program.name}, vosk {importlib.metadata.version('vosk')}"
         return by, lambda partial: _make(location, partial, program, bounds, starting, on_progress)
 
@@ -144,8 +146,9 @@ def _make(
 
 
 def must_be_the_same_graph(program: Path | None, location: ModelLocation, prepared: Path) -> None:
-    """The graph in the directory `prepared` can be walked, and is the original's as far as
-    `program` (None: not at all) compares it. Raises `ModelError`, code `answers_differ`."""
+    """Check that the graph in the directory `prepared` can be walked, and is the same as the
+    original's as far as `program` (None: not at all) compares it. Raises `ModelError`, code
+    `answers_differ`."""
     directory = graph_directory(location.directory)
     made = prepared / directory.relative_to(location.directory) / STATIC
     problem = structure_problem(made, location.directory, made.with_name(WORDS))

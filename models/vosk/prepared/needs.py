@@ -1,4 +1,4 @@
-"""What preparing will need, before it starts: time, memory and disk.
+"""Estimate of the cost of preparing: time, memory and disk.
 
 Measured on the embedded model (230 MB of graphs in 187 s, 1.52 GB at the peak, 998 MB made) and
 scaled by the size of the graphs that are composed. Another model's language model may compose to
@@ -17,14 +17,14 @@ _REFERENCE_PEAK_BYTES = 1_520_000_000
 _REFERENCE_STATES = 14_012_064
 _REFERENCE_GRAPH_BYTES = 998_000_000
 _ARCS_SHARE = 0.72
-"""Of a graph's bytes; they are written twice."""
+"""Share of the arcs in a graph's bytes; they are written twice."""
 
 _SELF_CHECK_BYTES = 700_000_000
-"""For the self-check, which loads the original; and the least that is asked for."""
+"""Bytes of memory for the self-check, which loads the original; the smallest estimate."""
 
 
 def estimate_needs(model: Path) -> Needs:
-    """What preparing the model in this directory will need. Raises `ModelError`."""
+    """Return the cost of preparing the model in this directory. Raises `ModelError`."""
     directory = graph_directory(model)
     try:
         if (directory / HCL).is_file():

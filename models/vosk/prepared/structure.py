@@ -1,5 +1,5 @@
-"""Checks a const graph that comes from elsewhere: every state and arc of it, before an engine that
-checks nothing walks it."""
+"""Checks an imported const graph: every state and arc of it, before an engine that checks nothing
+walks it."""
 
 import math
 import mmap
@@ -16,18 +16,19 @@ from models.vosk.graph_file import (
 )
 
 _BLOCK = 1 << 18
-"""States or arcs that are looked at together."""
+"""States or arcs that are checked together."""
 _HEAD_BYTES = 8 << 20
 _LOG_PROBABILITIES = b"<LogProbs> FV \x04"
-"""Kaldi's `TransitionModel::Write`: one logarithm for each transition id, and one for 0."""
+"""Marker written by Kaldi's `TransitionModel::Write`: one logarithm follows for each transition id,
+and one for 0."""
 
 
 def structure_problem(graph: Path, model: Path, words: Path) -> str | None:
-    """Why an engine could not walk the aligned const `graph`, in words; None if it could.
+    """Return why an engine could not walk the aligned const `graph`, in words; None if it could.
 
-    Every arc must lead to a state of the graph, take a sound that the acoustic model in the
-    directory `model` has, say a word that the table `words` has, and weigh a finite number. Reads
-    the whole graph, some ten seconds a gigabyte. Raises `OSError`.
+    Every arc must lead to a state of the graph, take a sound of the acoustic model in the directory
+    `model`, give a word of the table `words`, and have a finite weight. Reads the whole graph, some
+    ten seconds per gigabyte. Raises `OSError`.
     """
     if (problem := graph_problem(graph)) is not None:
         return problem
@@ -42,8 +43,8 @@ def structure_problem(graph: Path, model: Path, words: Path) -> str | None:
 
 
 def transition_ids(model: Path) -> int | None:
-    """How many sounds (transition ids) the acoustic model in a model's directory tells apart; None
-    where its file does not say so in the usual place. Raises `OSError`."""
+    """Return the number of sounds (transition ids) of the acoustic model in a model's directory;
+    None if its file does not have it in the usual position. Raises `OSError`."""
     file = model / "am" / "final.mdl"
     with (file if file.is_file() else model / "final.mdl").open("rb") as reader:
         head = reader.read(_HEAD_BYTES)
@@ -55,7 +56,7 @@ def transition_ids(model: Path) -> int | None:
 
 
 def _last_word(words: Path) -> int | None:
-    """The highest number in a `words.txt`; None where there is no such file."""
+    """Return the highest number in a `words.txt`; None if there is no such file."""
     try:
         with words.open("rb") as lines:
             return max((int(line.rpartition(b" ")[2]) for line in lines), default=0)
@@ -70,20 +71,20 @@ def _blocks(data: mmap.mmap, at: int, count: int, size: int) -> Iterator[bytes]:
 
 
 def _states_problem(data: mmap.mmap, header: GraphHeader, counted: list[int]) -> str | None:
-    """What is wrong with its states; `counted` are the arcs without a sound and without a word that
-    they say they have."""
+    """Return what is wrong with its states; `counted` receives the arcs without a sound and without
+    a word that they claim to have."""
     next_arc = 0
     for block in _blocks(data, header.states_at, header.states, STATE_BYTES):
         integers, floats = memoryview(block).cast("I"), memoryview(block).cast("f")
         firsts, counts = integers[1::5].tolist(), integers[2::5].tolist()
         for first, count in zip(firsts, counts, strict=True):
             if first != next_arc:
-                return "has a state whose arcs are not those that follow the state before it"
+                return "has a state whose arcs do not follow those of the state before it"
             next_arc += count
         counted[0] += sum(integers[3::5].tolist())
         counted[1] += sum(integers[4::5].tolist())
         if not all(-math.inf < final for final in floats[0::5].tolist()):  # NaN is not, either
-            return "has a final weight that is no number"
+            return "has a final weight that is not a number"
     return None if next_arc == header.arcs else "has arcs that belong to no state"
 
 
@@ -94,8 +95,8 @@ def _arcs_problem(
     counted: list[int],
 ) -> str | None:
     faults = (
-        "takes a sound that the acoustic model has not",
-        "says a word that its table has not",
+        "takes a sound that the acoustic model does not have",
+        "gives a word that its table does not have",
         "leads out of it",
     )
     without = [0, 0]
@@ -108,5 +109,5 @@ def _arcs_problem(
             if column < 2:
                 without[column] += values.count(0)
         if not math.isfinite(sum(memoryview(block).cast("f")[2::4].tolist())):
-            return "has a weight that is no number"
-    return None if without == counted else "counts arcs that it has not"
+            return "has a weight that is not a number"
+    return None if without == counted else "counts arcs that it does not have"

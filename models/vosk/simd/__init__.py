@@ -1,10 +1,10 @@
 """SIMD library: lays the network's weights out once, before the first fork, instead of at every
-call of a product, and searches the graph without asking the network arc by arc.
+call of a product, and searches the graph without asking the network for each arc.
 
-A small C++ library (`source/`) that the fork server is started with (`LD_PRELOAD`), so that
+It is a small C++ library (`source/`) with which the fork server is started (`LD_PRELOAD`), so that
 libvosk's calls reach it. Its results are those of OpenBLAS's Haswell kernel and of the engine's
-search, to the bit. The processor's flags decide which of its variants runs; where there is none, or
-no compiler to build it, everything is as it was without it.
+search, to the bit. The processor's flags decide which of its variants runs; without a suitable
+variant, or a compiler to build it, everything works as without the library.
 """
 
 import atexit
@@ -22,17 +22,18 @@ from models.vosk.blas import CORETYPES, UnsupportedProcessor
 from models.vosk.building import Built
 
 LIBRARY = "modelserver-simd.so"
-"""Its name where it is installed ready made, in a directory `lib` of the system or of Python."""
+"""File name where it is installed ready made, in a directory `lib` of the system or of Python."""
 
 SAME_AS = "Haswell"
-"""The kernel of OpenBLAS whose order of additions is ours (`source/order.h`): beside it every
-result is the same to the bit, on every x86 processor."""
+"""Kernel of OpenBLAS with the same order of additions (`source/order.h`): beside it every result is
+the same to the bit, on every x86 processor."""
 
 VARIANTS = {"AVX-512": AVX512 | AVX2, "AVX2": AVX2, "NEON": frozenset({"asimd"})}
-"""Variant to the processor flags that it needs, best first."""
+"""Processor flags that each variant needs, best first."""
 
 ABI = 2
-"""What the library and `models.vosk.simd.preloaded` agree on; another library is not used."""
+"""Version of the interface between the library and `models.vosk.simd.preloaded`; another library is
+not used."""
 
 _TRIAL = """
 import ctypes, sys
@@ -58,15 +59,15 @@ SIMD = Built(
 
 @dataclass(frozen=True, slots=True)
 class SimdLibrary:
-    """The library, and which of its variants runs here."""
+    """SIMD library, and the variant of it that runs here."""
 
     library: Path
     variant: str
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables of a process that has it. The linker splits the value at spaces and
-        colons (ld.so(8)), so a path with one is given by a link that has none."""
+        """Variables of a process that has the library. The linker splits the value at spaces and
+        colons (ld.so(8)), so a path with one is replaced by a link without."""
         return {"LD_PRELOAD": str(_preloadable(self.library))}
 
 
@@ -86,13 +87,14 @@ _SPLITS = re.compile(r"[\s:]")
 
 
 def choose_variant(flags: frozenset[str], blas: str = "auto") -> str | None:
-    """The best that the processor can run, and that is no wider than the BLAS kernel asked for."""
+    """Return the best variant that the processor can run, and that is not wider than the requested
+    BLAS kernel."""
     within = flags & CORETYPES[blas] if blas in CORETYPES else flags
     return next((name for name, needed in VARIANTS.items() if needed <= within), None)
 
 
 def must_run(flags: frozenset[str], blas: str) -> str:
-    """The variant that runs here. Raises `UnsupportedProcessor`."""
+    """Return the variant that runs here. Raises `UnsupportedProcessor`."""
     variant = choose_variant(flags, blas)
     if variant is None:
         raise UnsupportedProcessor(

@@ -1,5 +1,6 @@
-"""`python -m models.vosk.simd.build DIRECTORY`: builds the SIMD library into the cache at
-DIRECTORY, if it is not there or installed. A process of its own, as the compiler takes memory."""
+"""Builds the SIMD library into the cache at DIRECTORY, if it is neither there nor installed:
+`python -m models.vosk.simd.build DIRECTORY`. It is a process of its own, since the compiler takes
+memory."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""SIMD library inside the process that loads a model: attached to the engine, told when the weights
-are constant, and switched off if texts differ with it."""
+"""SIMD library inside the process that loads a model: attached to the engine, notified when the
+weights are constant, and switched off if texts differ with it."""
 
 import contextlib
 import ctypes
@@ -20,24 +20,24 @@ def _has(functions: ctypes.CDLL, name: str) -> bool:
 
 
 class SimdUnavailable(Exception):
-    """It cannot be used in this process; the text says why."""
+    """Error: the library cannot be used in this process; the text says why."""
 
 
 class PreloadedSimd:
-    """The library that this process was started with."""
+    """SIMD library with which this process was started."""
 
     def __init__(self, functions: ctypes.CDLL, variant: str) -> None:
         self._functions = functions
         self.variant = variant
         self.refused: str | None = None
-        """Why it is not used, where texts differed with it."""
+        """Reason why it is not used, if texts differed with it; None otherwise."""
         self.aside_bytes = 0
-        """How much of the weights is in memory only as it was packed."""
+        """Bytes of weights that are in memory only in packed form."""
 
     @classmethod
     def attach(cls, engine: Path, variant: str) -> "PreloadedSimd":
-        """Let the calls of the library `engine`, which is loaded, come to the variant of that name.
-        Raises `SimdUnavailable`."""
+        """Redirect the calls of the loaded library `engine` to the variant of that name. Raises
+        `SimdUnavailable`."""
         functions = ctypes.CDLL(None)
         try:
             attach = functions.modelserver_simd_attach
@@ -61,10 +61,11 @@ class PreloadedSimd:
 
     @contextlib.contextmanager
     def weights(self, most_bytes: int, packed_bytes: int) -> Iterator[None]:
-        """What is allocated in the block and is large is weights: constant after it. `most_bytes`:
-        of all that, with what is freed again. Up to `packed_bytes` of it may be packed.
+        """Treat large allocations in the block as weights, which are constant after it.
+        `most_bytes`: of all of them, including those that are freed again. Up to `packed_bytes` of
+        them may be packed.
 
-        Raises `SimdUnavailable` where there is no address space for it, or in a process that has
+        Raises `SimdUnavailable` if there is no address space for them, or in a process that has
         loaded a model before.
         """
         if self._functions.modelserver_simd_begin(most_bytes) != 0:
@@ -76,7 +77,7 @@ class PreloadedSimd:
             self._functions.modelserver_simd_seal(packed_bytes)
 
     def use(self, *, use: bool) -> None:
-        """Use it, or leave everything to the engine."""
+        """Use the library, or leave everything to the engine."""
         self._functions.modelserver_simd_use(int(use))
 
     def search(self, *, use: bool) -> None:
@@ -85,38 +86,38 @@ class PreloadedSimd:
 
     @property
     def searches(self) -> bool:
-        """It searches the graph too: the engine is a build whose data it knows."""
+        """True if it searches the graph, too: the engine is a build whose data layout is known."""
         return bool(self._functions.modelserver_simd_searches())
 
     def freeze(self) -> None:
-        """Pack no more: what is packed now is shared by every fork. If the library is used, the
-        engine's own copy of it is given back; what reads that nevertheless finds it again, in
-        memory of its own process."""
+        """Stop packing: packed weights are now shared by every fork. If the library is used, the
+        engine's own copy of them is released; a process that reads it nevertheless gets a copy in
+        its own memory."""
         self.aside_bytes = int(self._functions.modelserver_simd_freeze())
 
     @property
     def products(self) -> int:
-        """How many products it has computed in this process."""
+        """Number of products that it has computed in this process."""
         return int(self._functions.modelserver_simd_products())
 
     @property
     def packed_bytes(self) -> int:
-        """How much has been packed."""
+        """Bytes of weights that are packed."""
         return int(self._functions.modelserver_simd_packed_bytes())
 
     @property
     def restored(self) -> int:
-        """How many of the weights that were given back were read after all in this process."""
+        """Number of released weights that were read after all in this process."""
         return int(self._functions.modelserver_simd_restored())
 
     @property
     def searched(self) -> int:
-        """How many frames of sound it has searched the graph for in this process."""
+        """Number of audio frames for which it has searched the graph in this process."""
         return int(self._functions.modelserver_simd_searched())
 
     def alike(self, answers: Callable[[], list[str]]) -> str | None:
-        """Ask without it and with it. None if that gives the same, else what differs: it is not
-        used any more then, and `refused` says it."""
+        """Compare answers without and with the library. Return None if they are the same, else the
+        difference: then it is not used any more, and `refused` has it."""
         self.refused = self._difference(answers)
         if self.refused is not None:
             self.use(use=False)

@@ -1,1 +1,1 @@
-"""How well a model hears: error rates against references, and whether two runs differ."""
+"""Accuracy of a model: error rates against references, and the significance of differences."""

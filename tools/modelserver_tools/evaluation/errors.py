@@ -1,4 +1,4 @@
-"""Error rates, how sure they are, and whether those of two runs differ.
+"""Error rates with confidence intervals, and the difference between those of two runs.
 
 The interval is a bootstrap's over utterances, the test an approximate randomisation of pairs
 (Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation";
@@ -17,13 +17,14 @@ from modelserver_tools.evaluation.normalising import characters_of, normalised, 
 _RESAMPLES = 2000
 _SEED = 160
 _SIDE = 0.025
-"""Left out at either end of the interval: 95 % are within."""
+"""Share left out at either end of the interval: 95 % are within."""
 _LINK = "\x1f"
 _Pair = TypeVar("_Pair")
 
 
 class Counted(msgspec.Struct):
-    """Edits (substitutions, deletions, insertions) of the reference's `length` pieces."""
+    """Numbers of edits (substitutions, deletions, insertions) of the reference's `length`
+    pieces."""
 
     substituted: int
     deleted: int
@@ -32,12 +33,12 @@ class Counted(msgspec.Struct):
 
     @property
     def errors(self) -> int:
-        """All edits."""
+        """Sum of all edits."""
         return self.substituted + self.deleted + self.inserted
 
 
 class FileErrors(msgspec.Struct):
-    """One file, with the texts as they were compared."""
+    """Errors of one file, with the texts as they were compared."""
 
     file: str
     reference: str
@@ -57,7 +58,8 @@ class Rate(msgspec.Struct):
 
 
 class Difference(msgspec.Struct):
-    """This run's rate less the other's. `p`: how often chance alone gives a difference as large."""
+    """Difference of this run's rate and the other's. `p`: probability that chance alone gives a
+    difference as large."""
 
     difference: float
     low: float
@@ -66,7 +68,7 @@ class Difference(msgspec.Struct):
 
 
 def compare_texts(file: str, reference: str, hypothesis: str) -> FileErrors:
-    """Both as people and engines write them."""
+    """Compare two texts, after normalising both."""
     wanted, heard = normalised(reference), normalised(hypothesis)
     return FileErrors(
         file,
@@ -78,9 +80,9 @@ def compare_texts(file: str, reference: str, hypothesis: str) -> FileErrors:
 
 
 def _counted(wanted: list[str], heard: list[str]) -> Counted:
-    if not wanted or not heard:  # which the library does not take
+    if not wanted or not heard:  # the library does not accept empty texts
         return Counted(0, len(wanted), len(heard), len(wanted))
-    # Pieces may be anything but what parts them.
+    # Pieces may contain anything but the delimiter.
     pieces = jiwer.Compose([jiwer.ReduceToListOfListOfWords(word_delimiter=_LINK)])
     found = jiwer.process_words(
         _LINK.join(wanted),
@@ -92,7 +94,7 @@ def _counted(wanted: list[str], heard: list[str]) -> Counted:
 
 
 def rate_of(counts: Sequence[Counted]) -> Rate:
-    """Of all of them together."""
+    """Return the rate over all files together."""
     errors, length = sum(c.errors for c in counts), sum(c.length for c in counts)
     pairs = [(c.errors, c.length) for c in counts]
     rates = sorted(
@@ -103,7 +105,7 @@ def rate_of(counts: Sequence[Counted]) -> Rate:
 
 
 def difference_of(ours: Sequence[Counted], theirs: Sequence[Counted]) -> Difference:
-    """Of the same utterances in the same order."""
+    """Return the difference on the same utterances in the same order."""
     pairs = [(a.errors, b.errors, a.length) for a, b in zip(ours, theirs, strict=True)]
     length = max(1, sum(n for _, _, n in pairs))
     observed = sum(a - b for a, b, _ in pairs) / length

@@ -1,10 +1,10 @@
-"""Texts as they are compared: what is no error of recognition shall not count as one.
+"""Normalisation of texts for a comparison, so that only errors of recognition count.
 
 The rules, in their order: Unicode's compatibility form (NFKC), lower case, the engine's own tokens
-away, punctuation and symbols become spaces (an apostrophe within a word stays), blanks are one
-space. Words are what stands between blanks; where a script is written without them (Chinese,
-Japanese) each character is a word. Characters are compared without any blanks: a Korean or German
-compound that is written apart is no wrong character, though it is a wrong word.
+removed, punctuation and symbols replaced by spaces (an apostrophe within a word stays), blanks
+reduced to one space. Words are separated by blanks; in a script without them (Chinese, Japanese)
+each character is a word. Characters are compared without any blanks: a Korean or German compound
+that is written with a space has no wrong character, though it has a wrong word.
 """
 
 import re
@@ -19,11 +19,11 @@ RULES = (
 
 _WITHIN_WORDS = re.compile(r"(?<=\w)['’](?=\w)")
 _APOSTROPHE = "\ue000"
-"""Of the private use area: preserved by the rules."""
+"""Character of the private use area, which the rules preserve."""
 
 
 def normalised(text: str) -> str:
-    """Words with one space between any two."""
+    """Return the words with one space between any two."""
     words = (word for word in text.split() if not is_engine_token(word))
     plain = unicodedata.normalize("NFKC", " ".join(words)).lower()
     plain = _WITHIN_WORDS.sub(_APOSTROPHE, plain)
@@ -35,10 +35,10 @@ def normalised(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Of a normalised text."""
+    """Return the words of a normalised text."""
     return spaced_out(text).split()
 
 
 def characters_of(text: str) -> list[str]:
-    """Of a normalised text."""
+    """Return the characters of a normalised text."""
     return list(text.replace(" ", ""))

@@ -1,4 +1,4 @@
-"""What was really said: a file of references in one of the forms that people have."""
+"""Reference transcripts, read from a file in one of several common formats."""
 
 import csv
 import json
@@ -11,12 +11,12 @@ _TRN = re.compile(r"^(.*)\(([^()\s]+)\)\s*$")
 
 
 class ReferencesUnusable(Exception):
-    """The text says why, with the line where there is one."""
+    """File without usable references; the text says why, with the line if there is one."""
 
 
 def read_references(file: Path) -> dict[str, str]:
-    """By the stem of the audio file's name. The forms: CSV or TSV with a header, JSON lines, NIST's
-    trn ("text (name)"), or Kaldi's ("name text")."""
+    """Read references by the stem of the audio file's name. Formats: CSV or TSV with a header, JSON
+    lines, NIST's trn ("text (name)"), or Kaldi's ("name text")."""
     try:
         content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -57,7 +57,7 @@ def _json(file: Path, lines: list[str]) -> list[tuple[str, str]]:
             text = next(entry[one] for one in _TEXTS if one in entry)
         except (ValueError, TypeError, StopIteration) as error:
             raise ReferencesUnusable(
-                f"{file}: line {number} is no JSON object with a name and a text"
+                f"{file}: line {number} is not a JSON object with a name and a text"
             ) from error
         found.append((str(name), str(text)))
     return found

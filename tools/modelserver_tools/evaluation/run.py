@@ -1,4 +1,4 @@
-"""One evaluation: how it was made, its rates, and each file."""
+"""An evaluation: its settings, its rates, and each file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,12 @@ from modelserver_tools.evaluation.normalising import RULES
 
 
 class RunUnusable(Exception):
-    """The text says why."""
+    """File that is not a usable run; the text says why."""
 
 
 class Run(msgspec.Struct):
-    """What `--save` writes. `by`: the settings that bear on the result, or the server's address."""
+    """Content of a file written by `--save`. `by`: the settings that affect the result, or the
+    server's address."""
 
     modelserver: str
     by: dict[str, str]
@@ -35,7 +36,7 @@ class Run(msgspec.Struct):
 
 
 def run_of(by: dict[str, str], texts: dict[str, tuple[str, str]], failed: list[str]) -> Run:
-    """`texts`: by name, what was said and what was heard."""
+    """Evaluate `texts`: by name, the reference and the recognised text."""
     files = [compare_texts(name, *pair) for name, pair in texts.items()]
     return Run(
         __version__,
@@ -49,7 +50,7 @@ def run_of(by: dict[str, str], texts: dict[str, tuple[str, str]], failed: list[s
 
 
 def read_run(file: Path) -> Run:
-    """What `--save` wrote. Raises `RunUnusable`."""
+    """Read a file written by `--save`. Raises `RunUnusable`."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Run)
     except OSError as error:
@@ -59,10 +60,10 @@ def read_run(file: Path) -> Run:
 
 
 def in_words(run: Run, worst: int) -> Iterator[str]:
-    """For a terminal."""
+    """Yield the lines of a run for a terminal."""
     yield ", ".join(f"{name} {value}" for name, value in run.by.items() if value)
     yield f"compared: {run.rules}"
-    without = f", and {len(run.failed)} that could not be heard" if run.failed else ""
+    without = f", and {len(run.failed)} that could not be transcribed" if run.failed else ""
     yield f"files: {len(run.files)}{without}"
     yield f"characters wrong: {rate_in_words(run.characters)}"
     yield f"words wrong:      {rate_in_words(run.words)}"
@@ -70,17 +71,17 @@ def in_words(run: Run, worst: int) -> Iterator[str]:
     ordered = sorted(run.files, key=lambda f: _share(f.characters), reverse=True)
     for file in [one for one in ordered if one.characters.errors][:worst]:
         yield f"{_share(file.characters):7.1%} {file.file}"
-        yield f"        said:  {file.reference}"
-        yield f"        heard: {file.hypothesis}"
+        yield f"        reference:  {file.reference}"
+        yield f"        recognised: {file.hypothesis}"
 
 
 def compared(run: Run, other: Run, name: str) -> Iterator[str]:
-    """Of the files that both have heard. Raises `RunUnusable` where those are none, or are not the
-    same."""
+    """Yield the comparison of the files in both runs. Raises `RunUnusable` if there are none, or if
+    their references differ."""
     theirs = {file.file: file for file in other.files}
     pairs = [(file, theirs[file.file]) for file in run.files if file.file in theirs]
     if not pairs:
-        raise RunUnusable(f"{name} is of other files: none of these is in it")
+        raise RunUnusable(f"{name} has none of these files")
     if different := [a.file for a, b in pairs if a.reference != b.reference]:
         raise RunUnusable(f"{name} had another reference for {different[0]}")
     by = ", ".join(f"{k} {v}" for k, v in other.by.items() if v)
@@ -99,13 +100,13 @@ def _share(counted: Counted) -> float:
 
 
 def rate_in_words(rate: Rate) -> str:
-    """With its interval, and of how many."""
+    """Format a rate with its interval and its counts."""
     within = f"{rate.low:.1%} - {rate.high:.1%}"
     return f"{rate.rate:.1%} ({within}), {rate.errors} of {rate.length}"
 
 
 def difference_in_words(found: Difference) -> str:
-    """With its interval, and whether it is one."""
+    """Format a difference with its interval and its significance."""
     points = [f"{100 * one:+.1f}" for one in (found.difference, found.low, found.high)]
     sure = "a difference" if found.p < 0.05 else "no difference that these files could show"
     return f"{points[0]} points ({points[1]} to {points[2]}), p = {found.p:.3f}: {sure}"

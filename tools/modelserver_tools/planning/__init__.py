@@ -1,1 +1,1 @@
-"""How many machines a load needs: a queueing formula, and a simulation of the same."""
+"""Number of machines that a load needs: a queueing formula, and a simulation of the same."""

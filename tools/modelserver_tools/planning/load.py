@@ -1,4 +1,4 @@
-"""What is to be carried: how often recordings come, and how long they are."""
+"""Load of a plan: how often recordings come, and how long they are."""
 
 import csv
 import math
@@ -16,11 +16,11 @@ _LEAST = 20
 
 
 class LoadUnreadable(Exception):
-    """The file says nothing of a load; the text says what it should hold."""
+    """File without a usable load; the text says what it should contain."""
 
 
 class _Event(msgspec.Struct):
-    """Of our own log (`log.format = "json"`): a request with audio."""
+    """Event of the server's log (`log.format = "json"`): a request with audio."""
 
     event: str = ""
     timestamp: str = ""
@@ -30,8 +30,8 @@ class _Event(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Recordings, `rate` a second, that come when they like (a Poisson process); `lengths`: in
-    seconds of audio, a sample of what they are; `of`: where that is from, in words."""
+    """Recordings, `rate` per second, that come independently (a Poisson process). `lengths`: a
+    sample of their seconds of audio; `of`: its source, in words."""
 
     rate: float
     lengths: tuple[float, ...]
@@ -39,13 +39,13 @@ class Load:
 
     @property
     def mean_s(self) -> float:
-        """Of a recording."""
+        """Seconds of a recording, on average."""
         return fmean(self.lengths)
 
 
 def supposed(rate: float, mean_s: float, spread: float, seed: int = 1) -> Load:
-    """Lengths that are spread as speech's often are (lognormal); `spread`: their standard deviation
-    over their mean."""
+    """Return a load with lengths spread as speech's often are (lognormal). `spread`: their standard
+    deviation over their mean."""
     if spread <= 0:
         return Load(rate, (mean_s,), f"recordings of {mean_s:g} s each")
     sigma = math.sqrt(math.log1p(spread * spread))
@@ -60,8 +60,8 @@ def supposed(rate: float, mean_s: float, spread: float, seed: int = 1) -> Load:
 
 
 def of_file(file: Path) -> Load:
-    """Of a server's log in JSON, or of lines "when,seconds" (when: seconds, or a date and time).
-    Raises `LoadUnreadable` or `OSError`."""
+    """Read a load from a server's log in JSON, or from lines "when,seconds" (when: seconds, or a
+    date and time). Raises `LoadUnreadable` or `OSError`."""
     rows = sorted(_logged(file) or _listed(file))
     if len(rows) < _LEAST:
         raise LoadUnreadable(
@@ -80,7 +80,8 @@ def of_file(file: Path) -> Load:
 
 
 def _busiest(rows: list[tuple[float, float]], span_s: float) -> float:
-    """The rate of the busiest tenth of the time: what has to be carried is that, not the mean."""
+    """Return the rate in the busiest tenth of the time: machines have to carry that, not the
+    mean."""
     part_s = span_s / 10
     counts = [0] * 10
     for when, _ in rows:

@@ -1,4 +1,4 @@
-"""What one machine of this kind does with a recording: measured by having it recognise some."""
+"""Machine of this kind: what it carries, measured by transcribing recordings."""
 
 import asyncio
 import time
@@ -23,14 +23,14 @@ _OF_EACH = 4
 _WARMED = 3
 _STRIDE_S = 2.7
 HTTP_S = 0.002
-"""What a request takes before and after its worker (docs/decisions.md: 1.8 ms)."""
+"""Seconds that a request takes before and after its worker (docs/decisions.md: 1.8 ms)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`workers` that all have work take `overhead_s` and `pace` seconds a second of audio for a
-    recording, give or take `noise` of it (a standard deviation). `streams`: that it carries live.
-    `memory`: bytes that it holds then. `by`: where this is from, in words."""
+    """Machine with `workers`. When all work, a recording takes `overhead_s` and `pace` seconds per
+    second of audio, with `noise` (a relative standard deviation). `streams`: live streams that it
+    carries. `memory`: bytes that it then holds. `by`: source of the figures, in words."""
 
     workers: int
     pace: float
@@ -41,30 +41,31 @@ class Machine:
     by: str
 
     def service_s(self, length_s: float) -> float:
-        """What a recording of that length takes a worker."""
+        """Return the seconds that a recording of this length takes on a worker."""
         return self.overhead_s + self.pace * length_s
 
     @property
     def carries(self) -> float:
-        """Seconds of audio a second, of long recordings, when nothing waits."""
+        """Seconds of audio per second, of long recordings, when nothing waits."""
         return self.workers / self.pace
 
 
 def streams_of(workers: int, pace: float, share: float) -> int:
-    """As admission counts them."""
+    """Return the live streams that fit, counted as by admission."""
     return max(1, int(share * workers / pace))
 
 
 def bundled_recordings(language: str) -> list[bytes]:
-    """Files of speech of several lengths, other words in each: what is said makes a difference."""
+    """Return files of speech of several lengths, each with other words, since words affect the
+    time."""
     speech = b"".join(models.warm_up_clips(language, _RATE))
     lengths = [seconds for seconds in _LENGTHS_S for _ in range(_OF_EACH)] if speech else []
     return [_cut(speech, seconds, number) for number, seconds in enumerate(lengths)]
 
 
 async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ()) -> Machine:
-    """With the model that the settings name, on all workers at once; `recordings`: files like those
-    that will come, or else bundled speech. Raises `NotReady`."""
+    """Measure this machine with the model of the settings, on all workers at once. `recordings`:
+    files like those to come; by default bundled speech. Raises `NotReady`."""
     alone = msgspec.structs.replace(settings, prepare="never", models={})
     async with SpeechService(alone) as service:
         pool = await service.models.default.loaded()
@@ -76,7 +77,7 @@ async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ())
         taken: list[tuple[float, float]] = []
 
         async def client() -> None:
-            # What is mapped is read from the disk once, which is nobody's pace.
+            # Mapped pages are read from the disk once, which does not belong to the pace.
             for file in files[-_WARMED:]:
                 await _run(service, file)
             while work:
@@ -102,7 +103,7 @@ async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ())
 
 
 async def _run(service: SpeechService, file: bytes) -> tuple[float, float]:
-    """How long it is, and what it took."""
+    """Transcribe a file; return its length and the time that it took, in seconds."""
     began = time.monotonic()
     async with (
         service.admit(service.models.default, patient=True) as admission,
@@ -122,8 +123,8 @@ def _cut(speech: bytes, seconds: float, number: int) -> bytes:
 
 
 def fitted_line(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """Of lengths and what they took: where the line begins and how it rises, by least squares,
-    neither below nothing; and how far they are from it, as a share (a standard deviation)."""
+    """Fit a line to lengths and times by least squares; return its beginning and slope, neither
+    below 0, and the relative standard deviation from it."""
     mean_x, mean_y = fmean(x for x, _ in points), fmean(y for _, y in points)
     spread = sum((x - mean_x) ** 2 for x, _ in points)
     if spread < 1e-6:  # all of one length

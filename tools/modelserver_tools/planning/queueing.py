@@ -1,7 +1,7 @@
 """Waiting times of a queue with many servers, by formula.
 
-Source: Erlang (1917) for the chance of waiting; Allen and Cunneen's approximation for service times
-that are not exponential (Allen, Probability, Statistics, and Queueing Theory, 1990).
+Source: Erlang (1917) for the probability of waiting; Allen and Cunneen's approximation for service
+times that are not exponential (Allen, Probability, Statistics, and Queueing Theory, 1990).
 """
 
 import math
@@ -12,7 +12,7 @@ from modelserver_tools.planning.machine import HTTP_S, Machine
 
 
 def erlang_b(servers: int, load: float) -> float:
-    """The chance to find all of them busy, where nobody waits; `load`: in servers."""
+    """Return the probability that all servers are busy, if no request waits; `load`: in servers."""
     blocked = 1.0
     for number in range(1, servers + 1):
         blocked = load * blocked / (number + load * blocked)
@@ -20,7 +20,7 @@ def erlang_b(servers: int, load: float) -> float:
 
 
 def erlang_c(servers: int, load: float) -> float:
-    """The chance that one has to wait; 1 where they cannot keep up."""
+    """Return the probability that a request has to wait; 1 if the servers cannot keep up."""
     if load >= servers:
         return 1.0
     blocked = erlang_b(servers, load)
@@ -28,8 +28,8 @@ def erlang_c(servers: int, load: float) -> float:
 
 
 def latency(load: Load, machine: Machine, machines: int, quantile: float) -> float:
-    """Seconds that so many of all requests do not exceed; infinite where the machines cannot keep
-    up."""
+    """Return the seconds within which the share `quantile` of requests is answered; infinite if the
+    machines cannot keep up."""
     services = [machine.service_s(length) for length in load.lengths]
     mean = fmean(services)
     variation = fmean((one - mean) ** 2 for one in services) / mean**2
@@ -38,11 +38,11 @@ def latency(load: Load, machine: Machine, machines: int, quantile: float) -> flo
     if offered >= servers:
         return math.inf
     waits = erlang_c(servers, offered)
-    # With services of any spread those that wait do so as long as this on average.
+    # Mean wait of the requests that wait, for services of any spread.
     mean_wait = (1 + variation) / 2 * mean / (servers - offered)
 
     def over(seconds: float) -> float:
-        """The chance that one takes longer."""
+        """Return the probability that a request takes longer than `seconds`."""
         chances = (
             1.0 if seconds < one else waits * math.exp(-(seconds - one) / mean_wait)
             for one in services
@@ -59,7 +59,8 @@ def latency(load: Load, machine: Machine, machines: int, quantile: float) -> flo
 
 
 def rate_within(load: Load, machine: Machine, machines: int, most_s: float) -> float:
-    """The most requests a second of which 95 % take no longer than `most_s`; 0 where none does."""
+    """Return the most requests per second of which 95 % take no longer than `most_s`; 0 if there is
+    no such rate."""
 
     def fits(rate: float) -> bool:
         return latency(Load(rate, load.lengths, ""), machine, machines, 0.95) <= most_s
@@ -75,7 +76,8 @@ def rate_within(load: Load, machine: Machine, machines: int, most_s: float) -> f
 
 
 def machines_for(load: Load, machine: Machine, most_s: float, most: int = 100_000) -> int | None:
-    """How few carry it so that 95 % take no longer than `most_s`; None where no number does."""
+    """Return the fewest machines with which 95 % of requests take no longer than `most_s`; None if
+    no number suffices."""
     if latency(Load(1e-9, load.lengths, ""), machine, 1, 0.95) > most_s:
         return None
 
@@ -94,8 +96,8 @@ def machines_for(load: Load, machine: Machine, most_s: float, most: int = 100_00
 
 
 def machines_for_streams(streams: float, machine: Machine, refused: float = 0.01) -> int:
-    """How few carry so many on average, where they come and go, and `refused` of them find no
-    place."""
+    """Return the fewest machines for `streams` streams on average, which come and go, if the share
+    `refused` of them may be refused."""
     count = max(1, math.ceil(streams / machine.streams))
     while erlang_b(count * machine.streams, streams) > refused:
         count += 1

@@ -1,7 +1,7 @@
-"""The same load on the same machines, request by request.
+"""Simulation of a load on machines, request by request.
 
 As `deploy/haproxy` does it: each machine is given at most two requests for each of its workers, the
-one with the fewest in proportion first; what is more waits in front.
+one with the fewest in proportion first; other requests wait in front.
 """
 
 import heapq
@@ -18,15 +18,15 @@ from modelserver_tools.planning.load import Load
 from modelserver_tools.planning.machine import HTTP_S, Machine
 
 Arrival = tuple[float, float]
-"""When a recording comes, and its length; in seconds."""
+"""Time at which a recording comes, and its length; in seconds."""
 _WARM = 0.1
-"""Of the requests: until the queues are as they stay."""
+"""Share of the requests that do not count: until the queues have settled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """Latencies in seconds; `throughput`: seconds of audio a second; `busy`: share of the workers'
-    time."""
+    """Latencies in seconds; `throughput`: seconds of audio per second; `busy`: share of the
+    workers' time."""
 
     p50: float
     p95: float
@@ -36,7 +36,7 @@ class Simulated:
 
 
 class _Machine:
-    """One of them, and what it was given."""
+    """Machine, and the requests that it was given."""
 
     def __init__(self, workers: int) -> None:
         self.idle = workers
@@ -50,7 +50,7 @@ class _Run:
         self._machine = machine
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._machines = [_Machine(machine.workers) for _ in range(machines)]
-        # The one with the least first; entries that are out of date are skipped.
+        # The machine with the fewest first; outdated entries are skipped.
         self._order = [(0, number) for number in range(machines)]
         self._front: deque[tuple[float, float]] = deque()
         self.done: list[tuple[float, float, float]] = []  # when it came, took, and its length
@@ -105,13 +105,13 @@ class _Run:
 def simulate(
     load: Load, machine: Machine, machines: int, requests: int = 20_000, seed: int = 1
 ) -> Simulated:
-    """So many requests, from empty queues, of which the first tenth does not count."""
+    """Simulate `requests` requests, from empty queues; the first tenth does not count."""
     arrivals = arrivals_of(load, requests, seed)
     return simulate_arrivals(arrivals, machine, machines, seed, int(_WARM * requests))
 
 
 def arrivals_of(load: Load, requests: int, seed: int) -> Iterator[Arrival]:
-    """So many, at random."""
+    """Yield `requests` arrivals at random."""
     chance, now = random.Random(seed), 0.0  # noqa: S311 - no secret
     for _ in range(requests):
         now += chance.expovariate(load.rate)
@@ -121,14 +121,14 @@ def arrivals_of(load: Load, requests: int, seed: int) -> Iterator[Arrival]:
 def simulate_arrivals(
     arrivals: Iterable[Arrival], machine: Machine, machines: int, seed: int = 1, skipped: int = 0
 ) -> Simulated:
-    """Those that come as they are given, of which the first ones do not count."""
+    """Simulate the given arrivals; the first `skipped` ones do not count."""
     run = _Run(machine, machines, seed)
     run.env.process(run.arrive(arrivals))
     run.env.run()
     counted = sorted(run.done)[skipped:]
     took = sorted(one for _, one, _ in counted)
     begin = counted[0][0]
-    # Where they come faster than they are done, that is what takes the time.
+    # If they come faster than they are done, the last one to end decides.
     end = max(came + one for came, one, _ in counted)
 
     def at(quantile: float) -> float:

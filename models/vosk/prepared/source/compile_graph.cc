@@ -228,7 +228,7 @@ std::unordered_set<int32_t> ReadLabels(const std::string &path) {
   if (!file) Fail("cannot read " + path);
   std::unordered_set<int32_t> labels;
   for (int32_t label; file >> label;) labels.insert(label);
-  if (!file.eof()) Fail(path + " holds something that is no number");
+  if (!file.eof()) Fail(path + " contains something that is not a number");
   return labels;
 }
 
@@ -309,7 +309,7 @@ class MappedGraph {
     arcs_ = reinterpret_cast<const ConstArc *>(static_cast<const char *>(memory) + arcs_at);
   }
 
-  // The state's final weight and arcs are these. `next` is told of each pair of following states.
+  // The state's final weight and arcs are these. `next` receives each pair of following states.
   template <class Next>
   void MustEqual(int64_t state, float final_weight, const std::vector<ConstArc> &arcs, Next next) {
     const ConstState &own = states_[state];

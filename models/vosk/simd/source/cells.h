@@ -84,7 +84,7 @@ inline void free_cell(void* cell) {
 /// Takes cells for one decoder.
 class CellTaker {
  public:
-  /// Of the decoder that has this token; of a new one if the token is no cell.
+  /// Of the decoder that has this token; of a new one if the token is not a cell.
   explicit CellTaker(const void* token);
   CellTaker(const CellTaker&) = delete;
   CellTaker& operator=(const CellTaker&) = delete;

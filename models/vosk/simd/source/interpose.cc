@@ -275,16 +275,16 @@ EXPORTED void modelserver_simd_search(int use) { simd::use_search(use != 0); }
 /// 1 if the search is done here.
 EXPORTED int modelserver_simd_searches() { return simd::searches() ? 1 : 0; }
 
-/// How many products were done here, and how many bytes are packed.
+/// Number of products done here, and number of packed bytes.
 EXPORTED unsigned long modelserver_simd_products() { return products.load(); }
 EXPORTED std::size_t modelserver_simd_packed_bytes() { return simd::packed_bytes(); }
 
-/// How many weights were read, against expectation, that are there only as they were packed.
+/// Number of weights that were read although only their packed form was retained.
 EXPORTED unsigned long modelserver_simd_restored() { return simd::restored(); }
 
 /// Bytes of the chunks whose cells a decoder has, and of unused ones that keep their memory.
 EXPORTED std::size_t modelserver_simd_cell_bytes() { return simd::cell_bytes().used; }
 EXPORTED std::size_t modelserver_simd_kept_cell_bytes() { return simd::cell_bytes().kept; }
 
-/// How many frames of sound were searched here; 0 for ever where the engine does that itself.
+/// Number of audio frames searched here; always 0 where the engine searches itself.
 EXPORTED unsigned long modelserver_simd_searched() { return simd::searched_frames(); }

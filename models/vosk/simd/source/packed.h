@@ -1,4 +1,4 @@
-// Which weights are packed already, and where.
+// The packed weights.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace simd {
 
-/// A matrix inside somebody's memory: n rows of k floats, each row `ldb` after the one before.
+/// A matrix in memory of the caller's: n rows of k floats, each row `ldb` after the one before.
 struct Matrix {
   const float* data;
   long n, k, ldb;
@@ -20,18 +20,18 @@ struct Matrix {
 };
 
 /// The matrix laid out for `variant`, or null: it is not known to be constant, there is no room for
-/// more, or nothing is packed any more and it was not before. What is returned stays good for ever.
-/// Any number of threads may ask.
+/// more, or packing has stopped and it was not packed before. The returned pointer stays valid.
+/// Any number of threads may call this.
 const float* packed(const Variant& variant, const Matrix& matrix);
 
-/// Give back the memory of matrices that can be made again of what is packed: who reads them still
-/// finds them as they were. Returns their bytes.
+/// Release the memory of matrices that can be made again from their packed form: a read still finds
+/// them unchanged. Returns their bytes.
 std::size_t set_packed_aside();
 
 /// Pack up to so many bytes from now on; 0: no more.
 void set_packing_limit(std::size_t bytes);
 
-/// How much has been packed, in bytes.
+/// Number of packed bytes.
 std::size_t packed_bytes();
 
 }  // namespace simd

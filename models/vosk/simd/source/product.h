@@ -1,4 +1,4 @@
-// Products with a matrix that was laid out anew beforehand, for the processors that have a variant.
+// Products with a matrix that was laid out in advance, for the processors that have a variant.
 // All variants give the same bits: those of OpenBLAS's Haswell kernel (order.h).
 
 #pragma once

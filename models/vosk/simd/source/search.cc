@@ -424,7 +424,7 @@ float process_emitting(Decoder& decoder, Decodable* decodable, Scratch& scratch)
       __builtin_prefetch(buckets[remainder.of(step.arc->to)].last);
     for (const Step& step : steps) {
       if (step.cost >= next_cutoff) continue;
-      if (step.arc->input == 0) continue;  // its weight is no number
+      if (step.arc->input == 0) continue;  // its weight is not a number
       if (step.cost + beam < next_cutoff) next_cutoff = step.cost + beam;
       const Arc& arc = *step.arc;
       Token* token = active[step.from].token;
@@ -467,7 +467,7 @@ void process_nonemitting(Decoder& decoder, float cutoff, Scratch& scratch) {
       if (arc->input != 0) continue;
       --left;
       const float cost = reached + arc->weight;
-      if (!(cost < cutoff)) continue;  // as the engine: a cost that is no number leads nowhere
+      if (!(cost < cutoff)) continue;  // as the engine: a cost that is not a number is skipped
       bool changed;
       Token* to = reach(decoder, cells, remainder, arc->to, cost, token, changed);
       link(cells, token, to, 0, arc->output, arc->weight, 0.0f);

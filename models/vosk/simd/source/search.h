@@ -4,17 +4,17 @@
 
 namespace simd {
 
-/// For the engine in the shared library at `path`, which is loaded. Where that is no build that is
-/// known, or its calls do not come here, it goes on by itself.
+/// Search for the engine in the loaded shared library at `path`. If that is not a known build, or
+/// its calls do not come here, the engine searches itself.
 void attach_search(const char* path);
 
 /// Search here, if the engine is known, or leave it to that.
 void use_search(bool use);
 
-/// The search is done here.
+/// Whether the search is done here.
 bool searches();
 
-/// How many frames of sound were searched here.
+/// Number of audio frames searched here.
 unsigned long searched_frames();
 
 }  // namespace simd

@@ -55,7 +55,7 @@ Weights* find(const void* address) {
   return &allocations[low];
 }
 
-/// What `restore` makes of it, in pages of its own that nobody else knows of, or null.
+/// What `restore` makes of it, in pages of its own that no other code knows of, or null.
 void* made_again(const Weights& weights, Restore restore) {
   void* made = mmap(nullptr, whole_pages(weights.bytes), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -85,8 +85,8 @@ bool bring_back(Weights& weights) {
 /// The address at which this thread faulted before, in weights that were constant then.
 thread_local const void* fault_before __attribute__((tls_model("initial-exec"))) = nullptr;
 
-/// Somebody touches what was set aside, or writes to what was sealed: let them, and remember. Any
-/// other fault is what it was.
+/// Handle a fault: memory that was set aside is touched, or sealed memory is written to. That is
+/// allowed, and recorded. Any other fault has its usual effect.
 void on_fault(int number, siginfo_t* info, void* context) {
   if (info->si_code == SEGV_ACCERR && in_weights(info->si_addr)) {
     const int error_before = errno;
@@ -117,8 +117,8 @@ void on_fault(int number, siginfo_t* info, void* context) {
   } else if (handler_before.sa_handler != SIG_DFL && handler_before.sa_handler != SIG_IGN) {
     handler_before.sa_handler(number);
   } else {
-    // The fault comes again on return, and ends the process as it would have; one that was sent
-    // by somebody does not come again by itself.
+    // The fault comes again on return, and ends the process as it would have; one that another
+    // process has sent does not come again by itself.
     signal(SIGSEGV, SIG_DFL);
     if (info->si_code <= 0) raise(SIGSEGV);
   }

@@ -5,8 +5,8 @@
 // fault makes the allocation writable again, and marks it as changed for good. Addresses are never
 // given out twice, so one that was freed cannot become something else.
 //
-// What somebody can make again may be set aside: its memory is given back, and who touches it, to
-// read or to write, finds it made again.
+// An allocation that can be made again may be set aside: its memory is released, and a read or
+// write of it makes it again.
 
 #pragma once
 
@@ -37,8 +37,8 @@ struct Weights {
 /// fault is handled: it takes no lock and no memory.
 typedef void (*Restore)(const Weights& weights, void* to);
 
-/// Take allocations from now on, of this many bytes altogether. False if the address space is not
-/// to be had, or if it has been done before: a process has one such memory.
+/// Take allocations from now on, of this many bytes in total. False if the address space is not
+/// available, or if this was called before: a process has one such memory.
 bool begin_weights(std::size_t bytes);
 
 /// Pages for an allocation while weights are taken, or null: it is too small, too much, or too late.

@@ -1,5 +1,5 @@
-"""Clients of every kind at once, each answer accounted for: files on kept and on new connections,
-live streams, jobs. For what must go on while servers come and go."""
+"""Clients of every kind at once, each answer accounted for: files on reused and on new connections,
+live streams, jobs. For tests in which clients must not notice that servers come and go."""
 
 import contextlib
 import http.client
@@ -26,7 +26,7 @@ _REFUSED_S = 1.0
 
 @dataclass
 class Account:
-    """What became of all that was asked."""
+    """Account of everything that was asked."""
 
     done: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Account:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ended(self, kind: str, began: float, problem: str = "") -> None:
-        """One of them."""
+        """Record the end of a request."""
         took = time.monotonic() - began
         with self._lock:
             if problem:
@@ -44,7 +44,7 @@ class Account:
                 self.longest_s[kind] = max(self.longest_s.get(kind, 0.0), took)
 
 
-class Everybody:
+class MixedClients:
     """Use as `with`; at the end every client ends what it has begun, and `account` is whole."""
 
     def __init__(
@@ -59,8 +59,9 @@ class Everybody:
         pace: float = 1.0,
         pause_s: float = 0.4,
     ) -> None:
-        """`url`: where the server is, whichever it is by then; `pace`: of speech, for streams;
-        `pause_s`: of who sends files, between them: without any, jobs would wait for ever."""
+        """Prepare the clients. `url`: address of the server, whichever process serves it; `pace`:
+        of speech, for streams; `pause_s`: between two files of a client; without it, jobs would
+        wait forever."""
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._wav, self._pace, self._pause_s = wav, pace, pause_s
@@ -70,7 +71,7 @@ class Everybody:
         kinds += [self._stream] * streams + [self._jobs] * jobs
         self._threads = [threading.Thread(target=kind, daemon=True) for kind in kinds]
 
-    def __enter__(self) -> "Everybody":
+    def __enter__(self) -> "MixedClients":
         for thread in self._threads:
             thread.start()
         return self
@@ -88,7 +89,7 @@ class Everybody:
         return http.client.HTTPConnection(self._host, self._port, timeout=_LONGEST_S)
 
     def _kept(self) -> None:
-        """One connection for as long as the server keeps it, as proxies have."""
+        """Use one connection for as long as the server allows, as proxies do."""
         connection = self._connection()
         while not self._stop.is_set():
             self._convert("file on a kept connection", connection)
@@ -118,7 +119,8 @@ class Everybody:
     # --- streams --------------------------------------------------------------------------------
 
     def _stream(self) -> None:
-        """One after the other; one that is told to come again does, and was not lost."""
+        """Open one stream after the other; a stream that is told to come again does, and was not
+        lost."""
         pcm = self._wav[44:]
         while not self._stop.is_set():
             began, problem = time.monotonic(), ""
@@ -149,7 +151,7 @@ class Everybody:
     # --- jobs -----------------------------------------------------------------------------------
 
     def _jobs(self) -> None:
-        """Handed in, and asked for until they are done."""
+        """Create jobs, and poll them until they are done."""
         while not self._stop.is_set():
             began = time.monotonic()
             try:
@@ -194,9 +196,9 @@ def _said(status: int, body: bytes) -> str:
 
 
 @contextlib.contextmanager
-def everybody(url: str, wav: bytes, **counts: Any) -> Iterator[Account]:
-    """Nobody of them fails, from beginning to end."""
-    with Everybody(url, wav, **counts) as all_of_them:
-        yield all_of_them.account
-    assert not all_of_them.account.failed, all_of_them.account.failed
-    assert all_of_them.account.done
+def mixed_clients(url: str, wav: bytes, **counts: Any) -> Iterator[Account]:
+    """Run the clients during the block; the account must have no failures."""
+    with MixedClients(url, wav, **counts) as clients:
+        yield clients.account
+    assert not clients.account.failed, clients.account.failed
+    assert clients.account.done

@@ -1,0 +1,21 @@
+"""Character ranges of scripts, as parts of a character class in a regular expression."""
+
+HAN = "\u2e80-\u2fdf\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Han, with radicals, extensions and compatibility forms."""
+HIRAGANA = "\u3041-\u309f"
+KATAKANA = "\u30a1-\u30fa"
+"""Katakana letters, without the marks that lengthen or repeat them."""
+KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001b000-\U0001b16f"
+"""Hiragana and katakana with their marks, extensions and half-width forms."""
+BOPOMOFO = "\u3100-\u312f\u31a0-\u31bf"
+HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3"
+THAI_AND_LAO = "\u0e00-\u0eff"
+UNSPACED = f"{HAN}{KANA}{BOPOMOFO}"
+"""Scripts that are written without spaces and whose characters count as words."""
+FULL_WIDTH_SIGNS = "\u3001-\u303f\uff01-\uff0f\uff1a-\uff20"
+"""Punctuation and symbols of these scripts."""
+COMBINING = (
+    "\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0900-\u0903\u093a-\u094f\u0951-\u0957"
+    "\u0962\u0963\u0980-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e"
+)
+"""Parts of letters: accents, and vowels in scripts of Western and Southern Asia."""
