@@ -183,7 +183,7 @@ from pathlib import Path
 from models import RecognitionOptions, run_steps
 from models.clips import clips_for, decode_clip
 from models.vosk.model import VoskModel
-from supervisor.trim import let_go
+from supervisor.trim import release_free_memory
 
 directory, made, variant, many = json.loads(sys.argv[1])
 library = ctypes.CDLL(None)
@@ -219,7 +219,7 @@ for thread in threads:
 beside = [None] * len(clips)
 beside[0::2], beside[1::2] = together
 left, before = used(), kept()
-let_go()
+release_free_memory()
 after = kept()
 print(json.dumps([alone == beside, decode(clips[:1])[0] == alone[0], most, left, before, after]))
 """
