@@ -35,10 +35,10 @@ class PoisonInputs:
         known = self._known.get(await _key(job.request, spool))
         return known[1] if known is not None else []
 
-    async def remember(self, job: Job) -> bool:
-        """Remember the job's input by the workers that it ended; return False if it was not at
-        fault."""
-        spool, deaths = job.spool, job.deaths
+    async def remember(self, job: Job, deaths: list[Death]) -> bool:
+        """Remember the job's input by the `deaths` of workers that it ended; return False if it was
+        not at fault."""
+        spool = job.spool
         own_fault = all(whose_fault(death) is Fault.INPUT for death in deaths)
         if spool is None or not spool.size or not own_fault:
             return False

@@ -35,7 +35,8 @@ class Retries:
 
     async def given_up(self, job: Job) -> None:
         """Remember the input of a job that has failed, if it was tried often enough."""
-        if len(job.deaths) >= self._attempts and await self._poison.remember(job):
+        own = _own(job.deaths)
+        if len(own) >= self._attempts and await self._poison.remember(job, own):
             log.error("job.quarantined", request_id=job.request_id, remembered_s=KEEP_S)
 
     def worker_lost(self, job: Job | None, death: Death, at_hand: int, *, suspend: bool) -> None:
@@ -51,7 +52,9 @@ class Retries:
             job.never_begun += 1
         if self.closed:
             job.fail(closing())
-        elif self._tried_enough(job.deaths):
+        elif len(own := _own(job.deaths)) >= self._attempts:
+            job.fail(give_up(own))
+        elif len(job.deaths) >= max(self._attempts, _MOST_KILLED):
             job.fail(give_up(job.deaths))
         elif job.never_begun >= _MOST_NEVER_BEGUN:
             job.fail(give_up([*job.deaths, death]))
@@ -63,10 +66,6 @@ class Retries:
             log.warning(
                 "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
             )
-
-    def _tried_enough(self, deaths: list[Death]) -> bool:
-        own = sum(whose_fault(death) is not Fault.OUTSIDE for death in deaths)
-        return own >= self._attempts or len(deaths) >= max(self._attempts, _MOST_KILLED)
 
     def resume(self, job: Job | None) -> None:
         """Queue a job again that was suspended."""
@@ -80,6 +79,11 @@ class Retries:
         for job in (*self._scheduler.queue.clear(), *self.suspended):
             job.fail(closing())
         self.suspended.clear()
+
+
+def _own(deaths: list[Death]) -> list[Death]:
+    """Return the deaths that are not kills from outside."""
+    return [death for death in deaths if whose_fault(death) is not Fault.OUTSIDE]
 
 
 def closing() -> Draining:

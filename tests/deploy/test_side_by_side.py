@@ -71,7 +71,9 @@ def test_a_server_and_the_command_prepare_a_model_once(
             check=False,
         )
         # A server that is done by then leaves nothing to do.
-        assert done.returncode == 0 or f"process {preparing}: all use what it makes" in done.stderr
+        assert (
+            done.returncode == 0 or f"process {preparing}; its result will be used" in done.stderr
+        )
         until(
             lambda: server.events("model.loaded")[-1]["form"].startswith("prepared"),
             30,

@@ -81,6 +81,22 @@ async def test_a_job_whose_workers_are_killed_from_outside_is_answered(
     assert pool.deaths == {Cause.KILLED: 4}
 
 
+async def test_a_kill_from_outside_does_not_hide_that_the_input_is_at_fault(
+    pool: Pool, tmp_path: Path
+) -> None:
+    request = {
+        "do": "end",
+        "how": "SIGSEGV",
+        "first": "SIGKILL",
+        "marker": str(tmp_path / "killed"),
+    }
+    assert "ended 2 workers and failed" in await refused(pool, request, b"bad input")
+    assert pool.deaths == {Cause.KILLED: 1, Cause.CRASH: 2}
+    said = await refused(pool, request, b"bad input")
+    assert "ended 2 workers and was not tried again" in said
+    assert "SIGKILL" not in said
+
+
 async def test_after_a_while_it_may_be_tried_again(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,7 +192,7 @@ def test_ray_is_started_where_there_is_none(
 def test_an_address_where_there_is_no_ray_is_told(environment: dict[str, str], audio: Path) -> None:
     for arguments, said in (
         (["--on", "ray", "--ray-address", "127.0.0.1:9"], "Ray: nothing answers at 127.0.0.1:9"),
-        (["--ray-address", "127.0.0.1:9"], "--ray-address is for --on ray"),
+        (["--ray-address", "127.0.0.1:9"], "--ray-address needs --on ray"),
         (["--on", "ray", "--server", "http://x"], "choose one"),
     ):
         done = subprocess.run(

@@ -21,6 +21,7 @@ from modelserver.worker.numbers_written import numbers_written
 from modelserver.worker.text_steps import TextStep, TextSteps, WritingModel
 from modelserver.worker.vocabulary import vocabulary
 from modelserver.worker.vocabulary_common import common_words
+from modelserver.worker.vocabulary_sounds import sounds_of
 
 T = TypeVar("T")
 LISTS = Path(__file__).parent / "vocabulary"
@@ -268,8 +269,13 @@ def test_the_work_for_a_text_is_bounded(language: str, keyword: str, piece: str)
     keywords = [
         f"{one} {chr(97 + at % 26)}" if at > 500 else one for at, one in enumerate(keywords)
     ]
-    step = made(language).with_keywords(keywords)
-    assert processor_s(lambda: made(language).with_keywords(keywords), enough_s=1.0) < 1
+
+    def listed() -> TextStep:
+        sounds_of.cache_clear()  # each round begins as the first request does
+        return made(language).with_keywords(keywords)
+
+    assert processor_s(listed, enough_s=1.0) < 1
+    step = listed()
     short, long = (
         processor_s(partial(step, piece * (size // len(piece)))) for size in (25_000, 100_000)
     )
