@@ -10,7 +10,7 @@ import errno
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,10 +265,9 @@ class Observer:
         self.accounting.keep_only(held)
         for process in reading.processes:
             pid, spool = process.pid, spools.get(process.pid, 0)
-            born_with = born.get(pid, 0)
-            if pid in born and not born_with:
-                born_with = held[pid]  # just forked and not ready yet: all of it is shared
-            self.accounting.take(now, process, born_with, family=families.get(pid, 0), spool=spool)
+            family = families.get(pid, 0)
+            born_with = born.get(pid, 0) or inherited(pid, family, held)
+            self.accounting.take(now, process, born_with, family=family, spool=spool)
         if reading.exact is not None:
             living = {server.pid for server in self._members.servers if server.running}
             self.accounting.take_exact(reading.exact, held, spools, living)
@@ -290,3 +289,9 @@ class Observer:
         self._at_reading = self._look_around()
         self._limit_files = limit_files(reading.memory)
         self._limits_at_reading = [read_file(path) for path in self._limit_files]
+
+
+def inherited(pid: int, family: int, held: Mapping[int, int]) -> int:
+    """Return the bytes that a process shares with its fork server `family` (0: it has none), if it
+    has not reported them: it was just forked and is not ready, or not even announced."""
+    return min(held[pid], held.get(family, held[pid])) if family else 0

@@ -94,10 +94,9 @@ def upgradable(directory: Path, *flags: str, **settings: str) -> Iterator[Runnin
 
 
 def test_upgrades_under_clients_of_every_kind_fail_nobody(
-    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes]
 ) -> None:
-    assert prepared_embedded
-    with upgradable(tmp_path) as server:
+    with upgradable(tmp_path, **small_settings) as server:
         pids = [server.pid]
         with mixed_clients(server.url, min(wav_clips, key=len), kept=3, streams=2) as account:
             until(functools.partial(each_kind, account, 4), 60, "an answer of each kind")
@@ -115,11 +114,10 @@ def test_upgrades_under_clients_of_every_kind_fail_nobody(
 
 
 def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
-    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes]
 ) -> None:
     """Send the next request before the connection can be handed over, as proxies do."""
-    assert prepared_embedded
-    with upgradable(tmp_path) as server:
+    with upgradable(tmp_path, **small_settings) as server:
         body = min(wav_clips, key=len)
         job = server.ask("/v1/jobs", body).json["id"]
         until(lambda: server.ask(f"/v1/jobs/{job}").json["state"] == "done", 30)
@@ -144,10 +142,9 @@ def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
 
 
 def test_jobs_do_not_wait_for_a_stream_without_goodbye_nor_for_half_a_request(
-    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes]
 ) -> None:
-    assert prepared_embedded
-    with upgradable(tmp_path) as server:
+    with upgradable(tmp_path, **small_settings) as server:
         job = server.ask("/v1/jobs", min(wav_clips, key=len)).json["id"]
         there = ("127.0.0.1", server.port)
         with (
@@ -264,7 +261,7 @@ CANNOT_SERVE = {
     ),
     "the admin token is empty": (
         'admin.listen = "127.0.0.1:{free}"\nadmin.token_file = "{file}"',
-        "needs a token",
+        "a token is required",
     ),
     "the admin path has no directory": ('admin.listen = "unix:{missing}/x"', "cannot listen"),
     "the keys cannot be read": ('auth.keys_file = "{missing}"', "auth.keys_file"),
@@ -377,11 +374,12 @@ def test_the_command_says_why_a_successor_cannot_serve(
 
 
 def test_an_upgrade_moves_the_admin_side_and_wyoming_along(
-    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes]
 ) -> None:
     """Over Unix sockets, whose paths are the successor's afterwards."""
-    assert prepared_embedded
-    with upgradable(tmp_path, MODELSERVER_WYOMING_URI=f"unix://{tmp_path}/wyoming") as server:
+    with upgradable(
+        tmp_path, **small_settings, MODELSERVER_WYOMING_URI=f"unix://{tmp_path}/wyoming"
+    ) as server:
         done = server.upgrade()
         assert done.returncode == 0, done.stderr
         until(lambda: server.process.poll() == 0, 30)
@@ -415,10 +413,9 @@ def test_where_both_do_not_fit_the_old_one_goes_first_and_clients_wait(
 
 
 def test_a_signal_does_it_too(
-    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes]
 ) -> None:
-    assert prepared_embedded
-    with upgradable(tmp_path) as server:
+    with upgradable(tmp_path, **small_settings) as server:
         os.kill(server.pid, signal.SIGUSR2)
         until(lambda: server.process.poll() == 0, 60, "the end of the one before")
         assert pid_of(server) != server.pid
@@ -426,10 +423,9 @@ def test_a_signal_does_it_too(
 
 
 def test_a_successor_that_dies_leaves_the_one_before_serving(
-    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes]
 ) -> None:
-    assert prepared_embedded
-    with upgradable(tmp_path) as server:
+    with upgradable(tmp_path, **small_settings) as server:
         successor_of(server).kill()
         assert "exited before it served" in server.wait_event("upgrade.failed")["reason"]
         assert server.convert(wav_clips[0]).status == 200
@@ -437,10 +433,9 @@ def test_a_successor_that_dies_leaves_the_one_before_serving(
 
 
 def test_a_server_that_is_told_to_stop_takes_its_successor_along(
-    tmp_path: Path, prepared_embedded: PreparedModel
+    tmp_path: Path, small_settings: dict[str, str]
 ) -> None:
-    assert prepared_embedded
-    with upgradable(tmp_path) as server:
+    with upgradable(tmp_path, **small_settings) as server:
         successor = successor_of(server)
         assert server.stop() == 0
         until(lambda: gone(successor), 30, "the end of the successor")
@@ -528,14 +523,10 @@ def manager(tmp_path: Path) -> Iterator[ServiceManager]:
 
 
 def test_restarts_by_a_service_manager_fail_nobody(
-    tmp_path: Path,
-    manager: ServiceManager,
-    prepared_embedded: PreparedModel,
-    wav_clips: list[bytes],
+    tmp_path: Path, manager: ServiceManager, small_settings: dict[str, str], wav_clips: list[bytes]
 ) -> None:
-    assert prepared_embedded
     port = str(free_port())
-    given = COMMON | {"MODELSERVER_PORT": port}
+    given = COMMON | small_settings | {"MODELSERVER_PORT": port}
     url = f"http://127.0.0.1:{port}"
     with contextlib.ExitStack() as first:
         server = first.enter_context(manager.start(tmp_path, **given))
@@ -576,10 +567,9 @@ def test_a_unit_may_listen_on_several_addresses(
 
 
 def test_a_connection_that_waits_is_served_by_the_next_process(
-    tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
+    tmp_path: Path, manager: ServiceManager, small_settings: dict[str, str]
 ) -> None:
-    assert prepared_embedded
-    given = {"MODELSERVER_PORT": str(free_port())}
+    given = small_settings | {"MODELSERVER_PORT": str(free_port())}
     with manager.start(tmp_path, **given) as server:
         server.wait_ready()
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
@@ -606,16 +596,15 @@ def test_a_connection_that_waits_is_served_by_the_next_process(
 
 
 def test_the_port_is_the_settings_after_a_restart(
-    tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
+    tmp_path: Path, manager: ServiceManager, small_settings: dict[str, str]
 ) -> None:
-    assert prepared_embedded
     first, second = free_port(), free_port()
-    with manager.start(tmp_path, MODELSERVER_PORT=str(first)) as server:
+    with manager.start(tmp_path, MODELSERVER_PORT=str(first), **small_settings) as server:
         assert server.port == first
         refused = server.upgrade()
         assert (refused.returncode, "systemctl restart" in refused.stderr) == (1, True)
         assert server.stop() == 0
-    with manager.start(tmp_path, MODELSERVER_PORT=str(second)) as server:
+    with manager.start(tmp_path, MODELSERVER_PORT=str(second), **small_settings) as server:
         assert server.port == second
         server.wait_ready()
         until(lambda: [name for name, _ in manager.stored] == ["stored-http"])
@@ -624,15 +613,14 @@ def test_the_port_is_the_settings_after_a_restart(
 
 
 def test_a_socket_unit_says_where_to_listen(
-    tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
+    tmp_path: Path, manager: ServiceManager, small_settings: dict[str, str]
 ) -> None:
-    assert prepared_embedded
     with socket.create_server(("127.0.0.1", 0)) as opened:
         manager.stored = [("modelserver.socket", os.dup(opened.fileno()))]
         # It is there before the server is, and waits.
         client = http.client.HTTPConnection(*opened.getsockname(), timeout=60)
         client.request("GET", "/readyz")
-        with manager.start(tmp_path) as server:
+        with manager.start(tmp_path, **small_settings) as server:
             assert client.getresponse().status == 200
             assert server.port == opened.getsockname()[1]
         client.close()

@@ -404,9 +404,10 @@ async def test_bad_clients_make_no_good_one_late(
     server: RunningServer, described: dict[str, Any], clips: list[bytes]
 ) -> None:
     vosk = server.url.replace("http", "ws", 1) + "/"
-    late: list[float] = []
 
-    async def good() -> None:
+    async def good() -> float:
+        """Return the seconds within which 95 of 100 results come."""
+        late = []
         async with websockets.connect(vosk) as client:
             await client.send('{"config": {"sample_rate": 16000}}')
             for at in range(0, len(clips[0]), PIECE):
@@ -415,6 +416,7 @@ async def test_bad_clients_make_no_good_one_late(
                 await client.recv()
                 late.append(time.monotonic() - started)
                 await asyncio.sleep(max(0.0, 0.2 + started - time.monotonic()))
+        return sorted(late)[int(len(late) * 0.95)]
 
     async def bad(message: bytes | str, *more: bytes | str) -> None:
         while True:
@@ -446,6 +448,7 @@ async def test_bad_clients_make_no_good_one_late(
                     connection.send(b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n")
             await asyncio.sleep(0.05)
 
+    alone = await good()
     others = [
         asyncio.create_task(one)
         for one in (
@@ -458,11 +461,12 @@ async def test_bad_clients_make_no_good_one_late(
             fleeting(),
         )
     ]
-    await good()
+    beside = await good()
     for one in others:
         one.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    assert sorted(late)[int(len(late) * 0.95)] < 0.5
+    # On a machine that is busy with other things, a client alone waits, too.
+    assert beside < 0.5 + 4 * alone
 
 
 def test_the_document_names_every_parameter_and_message(described: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from supervisor.deaths.kernel_oom import (
     oom_groups,
     parse_record,
 )
+from supervisor.guard.observer import inherited
 from supervisor.readings.memory import MemoryReader, available_memory
 from supervisor.readings.pressure import read_pressure
 from supervisor.readings.processes import (
@@ -434,3 +435,11 @@ def test_cgroups_that_the_kernel_ends_as_a_whole_are_found(tmp_path: Path) -> No
         (tmp_path / name / "memory.oom.group").write_text(text)
     assert oom_groups(tmp_path, {"": "/s/m"}) == [tmp_path / "s/m"]
     assert oom_groups(tmp_path, {"": "/s"}) == []
+
+
+def test_a_worker_that_is_not_announced_yet_holds_nothing_of_its_own() -> None:
+    held = {1: 50_000_000, 10: 160_000_000, 11: 158_000_000, 12: 900_000_000}
+    assert inherited(11, 10, held) == held[11]
+    assert inherited(12, 10, held) == held[10]  # it holds more than its fork server ever had
+    assert inherited(1, 0, held) == 0
+    assert inherited(11, 9, held) == held[11]  # its fork server has just ended

@@ -97,7 +97,7 @@ void unlist(Chunk& chunk) {
   (chunk.previous != nullptr ? chunk.previous->next : chunk.owner->roomy[chunk.kind]) = chunk.next;
 }
 
-/// Drop the cells unless a decoder uses them, or is about to.
+/// Drop the chunks of a decoder if no cell is in use and no taker holds them.
 void drop_if_unused(Cells* cells) {
   if (cells->users != 0) return;
   for (const Chunk* chunk : cells->current)
