@@ -11,6 +11,7 @@ from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.serving.pool_settings import memory_settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import HIDDEN, Field, named_fields, size_text
+from modelserver.settings.schema import shown
 from supervisor import explain_limits
 
 _WIDTH = 52
@@ -59,8 +60,7 @@ def _shown(field: Field, value: Any) -> Any:
 
 def _toml(value: Any) -> str:
     if isinstance(value, Path):
-        home = Path.home()
-        value = f"~/{value.relative_to(home)}" if value.is_relative_to(home) else str(value)
+        value = shown(value)
     if isinstance(value, tuple):
         value = value[0] if len(value) == 1 else list(value)
     if value == math.inf:

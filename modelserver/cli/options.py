@@ -19,6 +19,7 @@ from modelserver.settings.configuration import (
     read_configuration,
 )
 from modelserver.settings.fields import Field, fields, value_of
+from modelserver.settings.schema import shown
 from modelserver.speech.phrases import keyword_list
 
 _FLAGGED = {field.name: field for field in fields() if field.flag}
@@ -107,8 +108,8 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
 def _help(field: Field) -> str:
     """Return the help of a setting's flag, with the default."""
     value = value_of(_DEFAULTS, field.name)
-    if isinstance(value, Path) and value.is_relative_to(Path.home()):
-        value = f"~/{value.relative_to(Path.home())}"
+    if isinstance(value, Path):
+        value = shown(value)
     if isinstance(value, tuple):
         value = ",".join(value)
     return field.about if value == "" else f"{field.about}  [default: {value}]"

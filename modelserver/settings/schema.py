@@ -30,8 +30,24 @@ _POOL, _SPOOLS = PoolSettings(), SpoolLimits()
 
 
 def xdg_directory(variable: str, fallback: str) -> Path:
-    """Our own directory below the one that the XDG base directory specification names."""
-    return Path(os.environ.get(variable) or Path.home() / fallback) / "modelserver"
+    """Our own directory below the one that the XDG base directory specification names; below `/`
+    for a user without a home directory, as in a container."""
+    return Path(os.environ.get(variable) or home() / fallback) / "modelserver"
+
+
+def home() -> Path:
+    """Return the user's home directory; `/` if there is none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
+def shown(path: Path) -> str:
+    """Return a path as people write it: with `~` for the home directory."""
+    if (base := home()) == Path("/") or not path.is_relative_to(base):
+        return str(path)
+    return f"~/{path.relative_to(base)}"
 
 
 def _about(

@@ -1,5 +1,6 @@
 """Settings from file, environment and flags, and messages about bad ones."""
 
+import pwd
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from modelserver.settings.changes import (
 from modelserver.settings.configuration import ConfigurationError, read_configuration
 from modelserver.settings.fields import fields, value_of
 from modelserver.settings.labels import own_settings, settings_for
-from modelserver.settings.schema import REMOVED, RENAMED
+from modelserver.settings.schema import REMOVED, RENAMED, shown
 
 pytestmark = pytest.mark.quick
 
@@ -434,3 +435,18 @@ def test_an_installation_s_directories_are_every_command_s(
     assert configuration.settings.models_dir == tmp_path / "models"
     assert configuration.settings.port == 2
     assert configuration.origins == {"models_dir": str(installed), "port": str(own)}
+
+
+def test_a_user_without_a_home_gets_directories_below_the_root(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(_: int) -> pwd.struct_passwd:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert Settings().models_dir == Path("/.local/share/modelserver/models")
+    assert shown(Settings().models_dir) == "/.local/share/modelserver/models"
+    monkeypatch.setenv("HOME", "/home/a")
+    assert shown(Settings().models_dir) == "~/.local/share/modelserver/models"
