@@ -158,7 +158,7 @@ def test_a_key_is_sent(
         running.wait_ready()
         without = transcribe("--server", running.url, str(files[0]))
         assert without.returncode == 1
-        assert b"a key is needed" in without.stderr
+        assert b"a key is required" in without.stderr
         done = transcribe("--server", running.url, "--key", key, str(files[0]))
     assert done.stdout.decode().strip() == expected[0]
 
