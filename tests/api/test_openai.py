@@ -294,7 +294,7 @@ def test_no_audio_no_file_and_no_translation(client: openai.OpenAI, server: Runn
         client.audio.transcriptions.create(file=("a.wav", b""), model="whisper-1")
     with (
         pytest.warns(DeprecationWarning, match="deprecated"),
-        pytest.raises(openai.NotFoundError, match="translated"),
+        pytest.raises(openai.NotFoundError, match="translation is not supported"),
     ):
         client.audio.translations.create(file=file_of(bytes(32_000)), model="whisper-1")
     answer = server.ask("/v1/audio/speech")
