@@ -55,7 +55,9 @@ async def pull(
     if not _NAME.fullmatch(name):
         raise ModelError("bad_name", f"{name!r} is not the name of a model")
     entry = catalog_entry(name)
-    found, failures = sources_of(name, entry, sources)
+    found, problems = sources_of(name, entry, sources)
+    # Report a missing entry of the catalogue only for addresses that the user has set.
+    failures = problems if sources or not found else []
     with _place_for(name, models_directory) as directory:
         waiting = Waiting(name, entry, directory, on_progress, pause_s)
         for source in found:

@@ -63,7 +63,7 @@ def jobs_sentence(health: Health) -> Sentence:
     """Say how many jobs there are, by state, or why there can be none."""
     jobs = health.jobs
     if jobs.problem is not None:
-        return Sentence("jobs", f"none can be taken: {jobs.problem}", "bad")
+        return Sentence("jobs", f"rejected: {jobs.problem}", "bad")
     counted = ", ".join(f"{count} {state}" for state, count in jobs.counts.items() if count)
     return Sentence("jobs", f"{counted or 'none'}; {in_units(jobs.bytes)} on the disk")
 

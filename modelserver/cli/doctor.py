@@ -101,7 +101,7 @@ def _sandbox(settings: Settings) -> str:
     if settings.sandbox == "off":
         return "sandbox of workers: off, by the settings"
     in_force, missing = try_sandbox()
-    without = f"; not: {'; '.join(missing)}" if missing else ""
+    without = f"; not in force: {'; '.join(missing)}" if missing else ""
     return f"sandbox of workers: {', '.join(in_force) or 'none'}{without}"
 
 

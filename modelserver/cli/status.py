@@ -54,7 +54,7 @@ def in_words(health: Health) -> list[str]:
         whose = f" ({model.label})" if several else ""
         if model.sandbox or model.sandbox_missing:
             lines.append(f"sandbox of its workers{whose}: {', '.join(model.sandbox) or 'none'}")
-            lines += [f"  not: {missing}" for missing in model.sandbox_missing]
+            lines += [f"  not in force: {missing}" for missing in model.sandbox_missing]
         if model.profile != DEFAULT_PROFILE:
             lines.append(f"profile{whose}: {model.profile}")
         lines += [f"text step {name}{whose}: {state}" for name, state in model.text_steps.items()]

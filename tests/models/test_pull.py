@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from misbehaving import Manners, web_server
+from running import free_port
 
 import models
 import models.fetching.download
@@ -560,6 +561,20 @@ def test_a_model_that_cannot_be_downloaded_leaves_ways_to_try(home: Path, tmp_pa
         assert ("catalogue" in failed.stderr) == (name != "vosk-model-small-cn-0.22")
         assert "FILE.zip" in failed.stderr
         assert "models_urls" in failed.stderr
+
+
+def test_a_failed_download_names_only_addresses_that_were_tried(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
+    name = "sherpa-onnx-sense-voice-zh-en-ja-ko-yue-int8-2024-07-17"
+    assert models.catalog_entry(name).repository == ""  # type: ignore[union-attr]
+    failed = command("pull", name, home=home)
+    assert failed.returncode == 1
+    assert f"{name}.tar.bz2 cannot be downloaded" in failed.stderr
+    assert "{repository}" not in failed.stderr
+    named = command("pull", name, "--models-urls=https://none.invalid/{repository}", home=home)
+    assert f"the catalogue has no repository of {name}" in named.stderr
 
 
 def test_a_list_says_what_it_leaves_out(home: Path, tmp_path: Path) -> None:
