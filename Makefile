@@ -47,8 +47,8 @@ lint: $(VENV)/.test
 ## It races the kernel: beside others the guard may act first.
 ALONE := tests/supervisor/test_guard.py
 
-## Tests wait more than they compute: four processes keep two processors busy.
-PROCESSES ?= 4
+## Tests wait for processes, too: three keep two processors busy, more disturb each other.
+PROCESSES ?= 3
 
 test: $(VENV)/.test lint
 	$(PYTEST) --numprocesses $(PROCESSES) --durations 40 $(ALONE:%=--ignore %)
