@@ -44,8 +44,8 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-## It races the kernel: beside others the guard may act first.
-ALONE := tests/supervisor/test_guard.py
+## They race the kernel, or measure how late the server is: beside others they fail now and then.
+ALONE := tests/supervisor/test_guard.py tests/http/test_hostile.py tests/serving/test_recordings.py
 
 ## Tests wait for processes, too: three keep two processors busy, more disturb each other.
 PROCESSES ?= 3
