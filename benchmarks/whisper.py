@@ -91,7 +91,7 @@ def _throughput(asked: Asked, starts: Sequence[Start]) -> Finding:
         )
         for name in (LIMIT, *(server.name for server in servers))
     ]
-    head = ("", "audio s per s", "this server over it", "95th percentile, s")
+    head = ("", "audio s per s", "modelserver / row", "95th percentile, s")
     finding.tables.append(Table("Throughput", head, rows))
     return finding
 
