@@ -9,7 +9,7 @@ grows until the end, or the server refuses.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import utterances
 from bare import Bare
@@ -80,10 +80,7 @@ def closed_loop(asked: Asked) -> Finding:
             last = ", ".join(f"{name} {found[-1]:.1f}" for name, found in rates.items())
             say(f"round {number + 1} of {asked.rounds}: {last}")
     limit.close()
-    ratios = {
-        name: [ours / theirs for ours, theirs in zip(rates[THIS], found, strict=True)]
-        for name, found in rates.items()
-    }
+    ratios, table = throughput_table("", rates, p95)
     finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "modelserver_over": ratios})
     finding.notes += [
         (
@@ -96,22 +93,30 @@ def closed_loop(asked: Asked) -> Finding:
     ]
     for name, target in ((LIMIT, 0.95), (threads_name(), 22), ("single process", 40)):
         finding.target(f"{THIS} / {name}", target, ratios[name])
-    finding.tables.append(
-        Table(
-            "",
-            ("", "audio s per s", "modelserver / row", "95th percentile of latency, s"),
-            [
-                (
-                    name,
-                    spread(rates[name], ".1f"),
-                    spread(ratios[name], ".2f"),
-                    spread(p95[name]) if name in p95 else "",
-                )
-                for name in (LIMIT, *(contestant.name for contestant in contestants))
-            ],
-        )
-    )
+    finding.tables.append(table)
     return finding
+
+
+def throughput_table(
+    title: str, rates: Mapping[str, list[float]], p95: Mapping[str, list[float]]
+) -> tuple[dict[str, list[float]], Table]:
+    """Return the ratio of this server to each row, round by round, and the table of all rows."""
+    ratios = {
+        name: [ours / theirs for ours, theirs in zip(rates[THIS], found, strict=True)]
+        for name, found in rates.items()
+    }
+    names = [LIMIT, THIS, *(name for name in rates if name not in (LIMIT, THIS))]
+    rows = [
+        (
+            name,
+            spread(rates[name], ".1f"),
+            spread(ratios[name], ".2f"),
+            spread(p95[name]) if name in p95 else "",
+        )
+        for name in names
+    ]
+    head = ("", "audio s per s", "modelserver / row", "95th percentile of latency, s")
+    return ratios, Table(title, head, rows)
 
 
 def open_loop(asked: Asked) -> Finding:

@@ -21,8 +21,8 @@ import psutil
 import utterances
 import whisper_contestants as contestants
 from bare import anonymous
-from contest import memory
-from contestants import THIS, Start
+from contest import LIMIT, memory, throughput_table
+from contestants import Start
 from deaths import deaths
 from findings import Asked, Finding, Table, say
 from load import CONCURRENCY, closed
@@ -31,7 +31,6 @@ from parts import MB, memory_cgroup
 from server import WORKERS
 from tables import spread
 
-LIMIT = "no server"
 _SMALL = 600 * MB
 _SMALL_WORKERS = 4
 _SHORT_S, _LONG_S = 5.0, 60.0
@@ -73,26 +72,13 @@ def _throughput(asked: Asked, starts: Sequence[Start]) -> Finding:
                 p95.setdefault(server.name, []).append(seen.percentile(0.95))
             last = ", ".join(f"{name} {found[-1]:.1f}" for name, found in rates.items())
             say(f"round {number + 1} of {asked.rounds}: {last}")
-    ratios = {
-        name: [ours / theirs for ours, theirs in zip(rates[THIS], found, strict=True)]
-        for name, found in rates.items()
-    }
-    finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "this_server_over": ratios})
+    ratios, table = throughput_table("Throughput", rates, p95)
+    finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "modelserver_over": ratios})
     finding.notes.append(
         f"{len(files)} files, {audio_s:.0f} s of audio, {CONCURRENCY} clients, {WORKERS} workers, "
         f"{asked.rounds} rounds; all servers run at once and receive the files in turn."
     )
-    rows = [
-        (
-            name,
-            spread(rates[name], ".1f"),
-            spread(ratios[name], ".2f"),
-            spread(p95[name]) if name in p95 else "",
-        )
-        for name in (LIMIT, *(server.name for server in servers))
-    ]
-    head = ("", "audio s per s", "modelserver / row", "95th percentile, s")
-    finding.tables.append(Table("Throughput", head, rows))
+    finding.tables.append(table)
     return finding
 
 
