@@ -19,6 +19,8 @@ from running import RunningServer, start_server
 from models.vosk.prepared import PreparedModel
 from modelserver.access.keyring import hash_of
 from modelserver.cli import main as program
+from modelserver.live import vosk as vosk_protocol
+from modelserver.live import wyoming, wyoming_events
 from modelserver.settings.configuration import read_configuration
 
 KEY = "ms-a-key-of-this-test"
@@ -28,6 +30,7 @@ TRANSLATED = (READMES, (ROOT / "docs/quickstart.md", ROOT / "docs/zh-CN/quicksta
 _BLOCK = re.compile(r"^```console(?: (whisper|keys))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_CELL = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
 
@@ -188,6 +191,21 @@ def test_a_readme_is_one_screen(readme: Path) -> None:
     screen = re.split("^## (?:Read on|接下来)$", readme.read_text(), flags=re.MULTILINE)[0]
     words = [word for word in screen.split() if word.strip("|-")]  # a table's lines are none
     assert len(words) <= 400
+
+
+def test_the_tables_of_other_protocols_have_the_options_and_limits_of_the_source() -> None:
+    vosk, home = ((ROOT / "docs" / name).read_text() for name in ("vosk.md", "wyoming.md"))
+    members = _CELL.findall(vosk.partition("### Members of `config`")[2].partition("###")[0])
+    assert set(members) == set(vosk_protocol._Config.__struct_fields__)
+    assert f"| `sample_rate` | {vosk_protocol._LEAST_RATE} to {vosk_protocol._MOST_RATE} |" in vosk
+    assert f"| payload of an event | {size(wyoming_events._MOST_PAYLOAD_BYTES)} |" in home
+    assert f"| data of an event | {size(wyoming_events._MOST_DATA_BYTES)} |" in home
+    assert f"| connections | {wyoming._MOST_CONNECTIONS} |" in home
+
+
+def size(count: int) -> str:
+    """Return a size as the documents write it."""
+    return f"{count // 2**20} MiB" if count >= 2**20 else f"{count // 2**10} KiB"
 
 
 def test_every_link_leads_somewhere() -> None:
