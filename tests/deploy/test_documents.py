@@ -30,6 +30,10 @@ TRANSLATED = (READMES, (ROOT / "docs/quickstart.md", ROOT / "docs/zh-CN/quicksta
 _BLOCK = re.compile(r"^```console(?: (whisper|keys))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_FILE = re.compile(
+    r"`((?:benchmarks|deploy|models|modelserver|scripts|supervisor|tests|tools)/[\w./-]+)`"
+)
+_SCRIPT = re.compile(r"^\| `(\w+\.py)", re.MULTILINE)
 _CELL = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
@@ -220,6 +224,14 @@ def test_every_link_leads_somewhere() -> None:
             page = (document.parent / target if target else document).resolve()
             assert page.exists(), f"{document.name}: {link}"
             assert not anchor or anchor in anchors[page], f"{document.name}: {link}"
+
+
+def test_every_file_that_a_document_names_is_there() -> None:
+    named = {ROOT / name for page in DOCUMENTS for name in _FILE.findall(page.read_text())}
+    scripts = _SCRIPT.findall((ROOT / "benchmarks/README.md").read_text())
+    named |= {ROOT / "benchmarks" / script for script in scripts}
+    assert len(named) >= 20
+    assert [path for path in named if not path.exists()] == []
 
 
 def anchors_of(document: Path) -> Iterator[str]:
