@@ -27,7 +27,7 @@ KEY = "ms-a-key-of-this-test"
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 DOCUMENTS = (*READMES, *sorted((ROOT / "docs").rglob("*.md")))
 TRANSLATED = (READMES, (ROOT / "docs/quickstart.md", ROOT / "docs/zh-CN/quickstart.md"))
-_BLOCK = re.compile(r"^```console(?: (whisper|keys))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```console(?: (whisper|keys|serving))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _FILE = re.compile(
@@ -180,7 +180,7 @@ def test_a_translation_has_the_same_commands(english: Path, chinese: Path) -> No
 
     def commands(document: Path) -> list[str]:
         found: list[str] = re.findall(
-            r"^```\w*\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL
+            r"^```[\w ]*\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL
         )
         lines = [line for block in found for line in block.splitlines()]
         kept = [line.split("  # ")[0].rstrip() for line in lines if "PIP_INDEX_URL" not in line]
