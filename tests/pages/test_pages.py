@@ -26,14 +26,14 @@ REASONS = {
     "zh cannot be downloaded:\n- https://a/ has no model: the server answered 404 Gone": (
         "无法下载 zh：\n- https://a/ 上没有模型：服务器返回 404 Gone"
     ),
-    "a has a wrong checksum: its md5 is 1, but the catalogue has 2; its first download was recorded "
-    "there: if its publisher has replaced it, accept the new one with "
+    "a has a wrong checksum: its md5 is 1, but the catalogue has 2; its first download was "
+    "recorded there: if its publisher has replaced it, accept the new one with "
     "`modelserver models pull --repin`": (
         "a 的校验和不对：它的 md5 是 1，而目录表中是 2；首次下载时记录在那里："
         "如果发布者更换了文件，请用 `modelserver models pull --repin` 接受新文件"
     ),
-    "a.onnx is there, and tokens.txt is missing; its tokens are in a file of another form; releases "
-    "for sherpa-onnx have both: b": (
+    "a.onnx is there, and tokens.txt is missing; its tokens are in a file of another form; "
+    "releases for sherpa-onnx have both: b": (
         "有 a.onnx，缺少 tokens.txt（它的 token 在另一种格式的文件里）；"
         "sherpa-onnx 发布的模型两者都有：b"
     ),
