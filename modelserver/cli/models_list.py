@@ -14,11 +14,11 @@ from modelserver.serving.listing import (
     punctuation_rows,
 )
 from modelserver.serving.pool_settings import memory_settings
-from modelserver.serving.selection import worker_count, workers_text
+from modelserver.serving.selection import worker_count
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
-from supervisor import Headroom, find_headroom, in_units
+from supervisor import Headroom, counted, find_headroom, in_units
 
 
 @click.command("list")
@@ -82,7 +82,7 @@ def _say_served(found: Overview, settings: Settings) -> None:
     if served is not None and not any(row.chosen for row in found.rows):
         click.echo(f"{served.location.name} would be served, which is not in this list.")
     elif served is not None:
-        each = workers_text(worker_count(settings))
+        each = counted(worker_count(settings), "worker")
         click.echo(
             f"* would be served: {in_units(served.prediction.model)} and "
             f"{in_units(served.prediction.growth)} for each of {each}."
@@ -154,7 +154,7 @@ def _head(workers: int, *, detailed: bool) -> tuple[str, ...]:
     names = ("  MODEL", "LANGUAGE", "ERRORS", "MEMORY")
     if not detailed:
         return (*names, "FITS HERE", "STATE", "LICENCE")
-    together = f"WITH {workers_text(workers).upper()}"
+    together = f"WITH {counted(workers, 'worker').upper()}"
     return (*names, together, "FITS HERE", "SPEED", "LIVE", "STATE", "LICENCE")
 
 

@@ -136,10 +136,13 @@ function duration(s) {
   return `${Math.round(s)} ${words.units.s}`;
 }
 
+const SHORT = 12; // characters that stay on one line
+
 function table(heads, rows) {
   const head = made("tr", {}, ...heads.map((text) => made("th", { scope: "col", textContent: text })));
-  const body = rows.map((cells) => made("tr", {}, ...cells.map((cell) => cell instanceof Node ? made("td", {}, cell) : made("td", { className: typeof cell === "number" ? "n" : "", textContent: cell ?? "" }))));
-  const made_ = made("table", {}, made("thead", {}, head), made("tbody", {}, ...body));
+  const kind = (cell) => (typeof cell === "number" ? "n" : String(cell ?? "").length <= SHORT ? "short" : "");
+  const body = rows.map((cells) => made("tr", {}, ...cells.map((cell) => cell instanceof Node ? made("td", {}, cell) : made("td", { className: kind(cell), textContent: cell ?? "" }))));
+  const made_ = made("table", {}, heads.some(Boolean) && made("thead", {}, head), made("tbody", {}, ...body));
   const scroll = made("div", { className: "scroll" }, made_);
   scroll.tabIndex = 0;
   return scroll;

@@ -40,7 +40,6 @@ NOT_SHOWN = (
     "oo many headers",
     "; audio is sent as the body itself or in a form",
     "it is needed where jobs.webhook_hosts is set",
-    "{}: {}, {} workers, {} requests",
     "{} may not be read by this user: not used\n",
     *(
         "modelserver models pull {}",
@@ -96,6 +95,9 @@ def templates(source: str) -> Iterator[str]:
                         skipped |= set(ast.walk(value.format_spec))
             case ast.Call(func=ast.Attribute(value=ast.Name(id="log"))):
                 skipped |= set(ast.walk(node))
+            case ast.Call(func=ast.Name(id="counted"), args=[_, *nouns]):
+                skipped |= {*nouns}
+                yield from _counts(node)
     for node in ast.walk(tree):
         text = "" if node in skipped else _template(node)
         words = re.findall(r"[A-Za-z]{2,}", text)
@@ -106,6 +108,17 @@ def templates(source: str) -> Iterator[str]:
             and not text.startswith("\nimport ")
         ):
             yield text
+
+
+def _counts(node: ast.AST) -> set[str]:
+    """Return what a call of `supervisor.counted` can return."""
+    match node:
+        case ast.Call(
+            func=ast.Name(id="counted"), args=[_, ast.Constant(value=str(noun)), *several]
+        ):
+            plural = _template(several[0]) if several else f"{noun}s"
+            return {f"1 {noun}", f"{{}} {plural}"}
+    return set()
 
 
 def _template(node: ast.AST) -> str:
@@ -155,7 +168,8 @@ def test_every_translation_is_of_a_sentence_of_the_source() -> None:
     trees = (
         ast.parse(file.read_text()) for file in python_files("modelserver", "supervisor", "models")
     )
-    there = {_template(node) for tree in trees for node in ast.walk(tree)}
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    there = {_template(node) for node in nodes}.union(*map(_counts, nodes))
     assert [text for text in sentences() if text not in there | {*COMPOSED}] == []
 
 
