@@ -145,13 +145,13 @@ def recovery(form: str) -> str:
             load(running.port, [file], 1)
             later.append((time.monotonic() - started) / utterances.seconds(one))
         for _ in range(20):
-            seen = len(running.events("worker.ready"))
+            seen = len(running.events("worker.started"))
             victim = running.workers()[0]
             killed = time.time()
             victim.kill()
-            while len(running.events("worker.ready")) == seen:
+            while len(running.events("worker.started")) == seen:
                 time.sleep(0.002)
-            ready = running.events("worker.ready")[-1]["timestamp"]
+            ready = running.events("worker.started")[-1]["timestamp"]
             replaced.append((_epoch(ready) - killed) * 1000)
             time.sleep(1.2)  # one that dies at once, again and again, is made to wait
     return (

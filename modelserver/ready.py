@@ -59,7 +59,7 @@ def ask(host: str, port: int, timeout_s: float) -> str:
     try:
         document = json.loads(body)
         if status == [b"200"]:
-            return f"ready: {document['model']}, {document['workers']} workers"
+            return f"ready: {document['model']}, workers: {document['workers']}"
         raise NotReady(str(document["error"]["message"]))
     except (ValueError, KeyError, TypeError) as error:
         said = b" ".join(status).decode("latin-1") or "nothing that is HTTP"

@@ -271,13 +271,13 @@ class Server:
                 async with asyncio.timeout(min(_JOBS_S, drain_s)):
                     await no_requests.wait()
             await self._jobs.hand_over(min(_JOBS_S, drain_s))
-            log.info("server.handed_over", connections=await handing)
+            log.info("server.connections_transferred", connections=await handing)
         else:
             await self._jobs.pause()
         left_s = max(0.0, drain_s - (time.monotonic() - began))
         in_time = await _drain(service, left_s, self._stop)
         await service.drain.end_uploads()
-        log.info("server.drained" if in_time else "server.drain_cut_short")
+        log.info("server.drained" if in_time else "server.drain_interrupted")
         if followed and not upgraded:
             await asyncio.to_thread(self._notifier.until_heard, _HEARD_S)
 
@@ -355,7 +355,7 @@ async def _tell_when_ready(service: SpeechService, started: float) -> None:
     if (pool := service.models.default.pool) is not None:
         await pool.wait_ready()
         log.info(
-            "server.ready",
+            "server.readiness_reached",
             model=service.models.default.in_words(),
             after_s=round(time.monotonic() - started, 3),
         )

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from supervisor.settings import Target as Target
     from supervisor.settings import TargetSource as TargetSource
     from supervisor.settings import TargetUnavailable as TargetUnavailable
+    from supervisor.sizes import counted as counted
     from supervisor.sizes import in_units as in_units
     from supervisor.spool import FileInput as FileInput
     from supervisor.spool import JobInput as JobInput

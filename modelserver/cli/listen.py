@@ -106,7 +106,10 @@ async def _listen(
             again = f"; try again in {later} s" if later else ""
             raise _Cannot(f"{server} refused with {error.status}{again}") from error
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise _Cannot(f"no server answers at {server}: {in_words(error)}") from error
+            raise _Cannot(
+                f"no server answers at {server}: {in_words(error)}\n"
+                "Start one with `modelserver serve`, or name one with --server"
+            ) from error
         async with socket:
             await socket.send_json({"config": config})
             async with asyncio.TaskGroup() as tasks:  # if one fails, so does the other

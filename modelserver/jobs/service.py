@@ -222,14 +222,14 @@ class JobService:
                 # The server before this one may be about to end.
                 waits = isinstance(error, InUse) and time.monotonic() - began < self.patience_s
                 if not waits and problem != logged:
-                    log.error("jobs.unusable", reason=problem)
+                    log.error("jobs.disabled", reason=problem)
                     logged = problem
                 self.problem = problem
                 if not isinstance(error, InUse):
                     self._waited_for.set()
                 await asyncio.sleep(_OPEN_AGAIN_S)
         if logged:
-            log.info("jobs.usable", after_s=round(time.monotonic() - began, 1))
+            log.info("jobs.enabled", after_s=round(time.monotonic() - began, 1))
         while True:
             self._tidy_now.clear()
             wait_s = _TIDY_S

@@ -14,10 +14,9 @@ from modelserver.serving.selection import (
     candidate,
     choose_model,
     worker_count,
-    workers_text,
 )
 from modelserver.settings import Settings
-from supervisor import Headroom, TargetUnavailable, in_units
+from supervisor import Headroom, TargetUnavailable, counted, in_units
 
 _PROCESSORS = ("x86_64", "aarch64")
 """Processors for which packages of all engines are published."""
@@ -251,7 +250,7 @@ def _fits(needs: Callable[[int], int], headroom: Headroom, workers: int, about: 
         if (left := headroom.now - needs(some)) >= 0:
             if some == workers:
                 return f"yes, leaves {about}{in_units(left)}"
-            return f"with {about}{some} of {workers_text(workers)}"
+            return f"with {about}{some} of {counted(workers, 'worker')}"
     return f"no, needs {about}{in_units(needs(1))}"
 
 

@@ -16,7 +16,7 @@ from modelserver.serving.punctuation import (
     with_punctuation,
 )
 from modelserver.settings import Settings
-from supervisor import Headroom, TargetUnavailable, available_memory, in_units, usable_cpus
+from supervisor import Headroom, TargetUnavailable, available_memory, counted, in_units, usable_cpus
 
 LEAST_GROWTH = 32 << 20
 """Least bytes of growth that a worker can work with, if its model would let it grow by more."""
@@ -90,11 +90,6 @@ def engine_settings(settings: Settings, engine: models.Engine) -> models.EngineS
 def worker_count(settings: Settings) -> int:
     """Return how many workers are set, or how many processors there are."""
     return settings.workers.count or usable_cpus()
-
-
-def workers_text(count: int) -> str:
-    """Return a number of workers in words."""
-    return f"{count} workers" if count != 1 else "1 worker"
 
 
 def candidates(
@@ -202,7 +197,7 @@ def does_not_fit(choice: Choice, workers: int, headroom: Headroom) -> str:
     if choice.shown > choice.prediction.model:
         model = f"at least {model}, as loading it has shown,"
     needs = (
-        f"{in_units(served)} ({model} for the model, the rest for {workers_text(workers)})"
+        f"{in_units(served)} ({model} for the model, the rest for {counted(workers, 'worker')})"
         if not served <= headroom.most < choice.loading_bytes
         else f"{in_units(choice.loading_bytes)} while it loads ({in_units(served)} after that)"
     )

@@ -3,7 +3,7 @@
 import time
 
 from modelserver.serving.service import SpeechService
-from supervisor import PoolState, PoolStatus, in_units
+from supervisor import PoolState, PoolStatus, counted, in_units
 
 RECENT_S = 60.0
 """Seconds for which the unexpected end of a process degrades the health."""
@@ -16,7 +16,8 @@ def in_a_line(service: SpeechService) -> str:
     if reasons:
         return f"{word}: {'; '.join(reasons)}"
     able = sum(worker.state.value in ("idle", "busy") for worker in status.workers)
-    return f"{word}: {status.model.get('model')}, {able} workers, {status.admitted} requests"
+    at_work = f"{counted(able, 'worker')}, {counted(status.admitted, 'request')}"
+    return f"{word}: {status.model.get('model')}, {at_work}"
 
 
 def verdict(service: SpeechService, status: PoolStatus) -> tuple[str, list[str]]:

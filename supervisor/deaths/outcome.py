@@ -59,5 +59,5 @@ class Outcome:
             return self.evidence.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
         except Exception:
             # The end has to become known, even if its cause does not.
-            log.exception("oom_evidence.unreadable", pid=self.pid)
+            log.exception("oom_evidence.read_failed", pid=self.pid)
             return False

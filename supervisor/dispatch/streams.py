@@ -14,6 +14,7 @@ from supervisor.loop.clock import LoopClock
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import PoolSettings
+from supervisor.sizes import counted
 from supervisor.wire.messages import Failed, Fed, ProtocolError, StreamFailed
 
 log = get_logger("supervisor")
@@ -76,7 +77,7 @@ class Streams:
             return None
         self.refused += 1
         return QueueFull(
-            f"{len(self)} streams are open; with one more they would need {needs:.2f} processors, "
+            f"{counted(len(self), 'open stream')} and one more would need {needs:.2f} processors, "
             f"and {most:.2f} are available for streams",
             _RETRY_S,
         )

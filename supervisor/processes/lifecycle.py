@@ -264,7 +264,7 @@ class ProcessLifecycle:
         self._unready_because = f"the model cannot be loaded: {reason}"
         self._answer(wanted)
         log.error(
-            "model.unavailable", reason=reason, attempt=self._backoff.failures, retry_in_s=delay
+            "model.start_failed", reason=reason, attempt=self._backoff.failures, retry_in_s=delay
         )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):

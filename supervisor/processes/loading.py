@@ -151,10 +151,10 @@ class Loader:
             server.kill(Intent.SHUTDOWN)
         await self._within(_END_S, lambda: not self.servers and not workers)
         for worker in list(workers):
-            log.error("worker.left_behind", worker=worker.slot, pid=worker.pid)
+            log.error("worker.abandoned", worker=worker.slot, pid=worker.pid)
             worker.abandon()
         for server in self.servers:
-            log.error("fork_server.left_behind", pid=server.pid)
+            log.error("fork_server.abandoned", pid=server.pid)
             server.abandon()
         for server in list(self._left):
             await self._clear(server)

@@ -233,7 +233,7 @@ class WorkerSlots:
             worker.recycle("its model is being changed")
         await asyncio.shield(worker.ready)
         self._check_sandbox(worker)
-        log.info("worker.ready", worker=slot, pid=worker.pid)
+        log.info("worker.started", worker=slot, pid=worker.pid)
         return worker
 
     def _check_sandbox(self, worker: WorkerHandle) -> None:
@@ -243,7 +243,7 @@ class WorkerSlots:
         missing = [name for name in promised if name not in worker.in_force]
         if not missing:
             return
-        log.error("worker.sandbox_incomplete", worker=worker.slot, pid=worker.pid, missing=missing)
+        log.error("worker.sandbox_reduced", worker=worker.slot, pid=worker.pid, missing=missing)
         if self.settings.sandbox is Sandbox.ON:
             reason = f"its sandbox lacks {', '.join(missing)}"
             worker.kill(Intent.SANDBOX, reason)
@@ -260,7 +260,9 @@ class WorkerSlots:
                     self.worker_gone(worker, worker.gone.result())
                     continue
                 if output := worker.output():
-                    log.warning("worker.output", worker=worker.slot, pid=worker.pid, text=output)
+                    log.warning(
+                        "worker.output_captured", worker=worker.slot, pid=worker.pid, text=output
+                    )
                 if (
                     worker.ending
                     or (silent_s := max(worker.silent_s, worker.overdue_s)) <= self.settings.hang_s

@@ -68,6 +68,11 @@ def test_a_page_that_differs_is_named_with_the_command_that_writes_it(tree: Path
         ('log.info("server.moved")', "server.moved (modelserver/more.py:1) has no meaning"),
         ('log.info("it has moved")', "modelserver/more.py:1: the event is not a constant"),
         ("log.info(name)", "modelserver/more.py:1: the event is not a constant"),
+        ('log.info("worker.ready")', "modelserver/more.py:1: worker.ready does not end in a past"),
+        (
+            'log.info("a.done" if a else "a.worth_it")',
+            "more.py:1: a.worth_it does not end in a past",
+        ),
     ],
 )
 def test_an_event_that_the_page_could_not_list_is_reported(

@@ -244,7 +244,7 @@ def test_a_directory_that_cannot_be_used_costs_jobs_alone(
         answer = running.ask("/v1/jobs", short)
         assert (answer.status, code_of(answer)) == (503, "not_ready")
         assert running.convert(short).status == 200
-        running.wait_event("jobs.unusable")
+        running.wait_event("jobs.disabled")
 
 
 def test_a_directory_that_goes_away_is_told_until_it_is_back(

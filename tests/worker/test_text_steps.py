@@ -195,7 +195,7 @@ def test_a_step_that_cannot_be_made_is_tried_again_after_a_reload_only(
     environment = {"PYTHONPATH": str(package), "MODELSERVER_TEXT_STEPS": "broken"}
     with start_server(tmp_path, **environment, MODELSERVER_PREPARE="never") as server:
         for attempt in (1, 2, 3):
-            told = server.wait_event("model.unavailable", attempt=attempt)
+            told = server.wait_event("model.start_failed", attempt=attempt)
             assert "the text step 'broken' cannot be used: no dictionary; " in told["reason"]
             assert "retry_in_s" not in told
             message = server.ask("/readyz").json["error"]["message"]
@@ -205,7 +205,7 @@ def test_a_step_that_cannot_be_made_is_tried_again_after_a_reload_only(
                 (package / "bracket.py").write_text(repaired)
             server.process.send_signal(signal.SIGHUP)
         server.wait_ready()
-        assert len(server.events("model.unavailable")) == 3
+        assert len(server.events("model.start_failed")) == 3
         assert len(server.events("fork_server.started")) == 4
         assert not server.events("model.load_failed", "form.disabled", "prepared_model.rejected")
         (model,) = server.health()["models"]
