@@ -355,7 +355,7 @@ async def _tell_when_ready(service: SpeechService, started: float) -> None:
     if (pool := service.models.default.pool) is not None:
         await pool.wait_ready()
         log.info(
-            "server.readiness_reached",
+            "server.ready",
             model=service.models.default.in_words(),
             after_s=round(time.monotonic() - started, 3),
         )
