@@ -69,6 +69,8 @@ class Death:
     sentence: str
     """Description for people, such as "worker process 4711 was killed by SIGSEGV"."""
     intent: Intent = Intent.NONE
+    memory_short: bool = False
+    """True if memory was short at the last reading before a kill from outside."""
 
 
 class Fault(enum.Enum):
@@ -86,9 +88,10 @@ def whose_fault(death: Death) -> Fault:
     """Decide which fault a death was, for jobs, streams and remembered inputs alike.
 
     A worker that was ended for exceeding its own budget is its input's fault. A worker that was
-    ended to free memory, or that the kernel killed, is not.
+    ended to free memory, or that the kernel killed, is not. Not every kernel counts its kills, and
+    programs such as earlyoom kill, too: a kill while memory was short counts as one for memory.
     """
-    if death.cause is Cause.KERNEL_OOM or death.intent is Intent.SHORTAGE:
+    if death.cause is Cause.KERNEL_OOM or death.intent is Intent.SHORTAGE or death.memory_short:
         return Fault.SHORTAGE
     if death.cause in (*EXPECTED, Cause.KILLED, Cause.TERMINATED):
         return Fault.OUTSIDE
@@ -130,15 +133,20 @@ def name_death(
     *,
     reason: str = "",
     kernel_oom: bool = False,
+    memory_short: bool = False,
 ) -> Death:
     """Name the end of process `pid`, which had `role` ("worker", "fork server").
 
     `intent` and `reason`: the measure of the supervisor that explains this end, if there was one.
     `kernel_oom`: the kernel counted an OOM kill here; without it a SIGKILL is never called one.
+    `memory_short`: memory was short at the last reading.
     """
     cause, what = _cause(status, intent, kernel_oom)
     why = f": {reason}" if reason and intent is not Intent.NONE else ""
-    return Death(pid, cause, status, f"{role} process {pid} {what}{why}", intent)
+    memory_short = memory_short and cause is Cause.KILLED
+    if memory_short:
+        why = " while memory was short"
+    return Death(pid, cause, status, f"{role} process {pid} {what}{why}", intent, memory_short)
 
 
 def name_stuck(role: str, pid: int, intent: Intent) -> Death:

@@ -63,6 +63,7 @@ class Guard:
         self.clock = LoopClock()
         """Clock that the guard reads several times a second, and shares with all pools."""
         self.evidence = OomEvidence()
+        self.evidence.memory_short = lambda: bool(self.state.level)
         self.history = History()
         self._deaths = Deaths(self.history, self.evidence)
         self.members = Members()
