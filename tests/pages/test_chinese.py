@@ -40,7 +40,7 @@ NOT_SHOWN = (
     "; audio is sent as the body itself or in a form",
     "it is needed where jobs.webhook_hosts is set",
     "{}: {}, {} workers, {} requests",
-    "{} may not be read by this user: not used\n",
+    "{} may not be read by this user: not used",
 )
 """Texts of these modules that are written to the log or a terminal, or are not sentences."""
 COMPOSED = (

@@ -82,7 +82,7 @@ async def test_several_kills_from_outside_are_waited_out(pool: Pool, events: lis
 
 
 async def test_kills_while_memory_is_short_count_as_too_little_memory(pool: Pool) -> None:
-    """Not every kernel counts its out-of-memory kills."""
+    """Expect what an out-of-memory kill gives where the kernel does not count it."""
     guard = pool._guard
     guard.state = replace(guard.state, level=Level.PRESSURE)
     assert guard.evidence.memory_short()
