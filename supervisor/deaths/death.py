@@ -141,11 +141,9 @@ def name_death(
     `kernel_oom`: the kernel counted an OOM kill here; without it a SIGKILL is never called one.
     `memory_short`: memory was short at the last reading.
     """
-    cause, what = _cause(status, intent, kernel_oom)
+    cause, what = _cause(status, intent, kernel_oom, memory_short)
     why = f": {reason}" if reason and intent is not Intent.NONE else ""
     memory_short = memory_short and cause is Cause.KILLED
-    if memory_short:
-        why = " while memory was short"
     return Death(pid, cause, status, f"{role} process {pid} {what}{why}", intent, memory_short)
 
 
@@ -161,7 +159,9 @@ def was_killed(status: ExitStatus) -> bool:
     return status.signal == signal.SIGKILL or status.code == KILLED_BELOW
 
 
-def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause, str]:
+def _cause(
+    status: ExitStatus, intent: Intent, kernel_oom: bool, memory_short: bool
+) -> tuple[Cause, str]:
     if kernel_oom and was_killed(status):
         return Cause.KERNEL_OOM, "was killed by the kernel, out of memory"
     # A crash on the way out is a crash, whatever was asked for.
@@ -173,6 +173,8 @@ def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause,
             return Cause.TERMINATED, f"was told to end by {name}"
         if status.signal in _OWN_DOING:
             return Cause.CRASH, f"crashed with {name}"
+        if memory_short:
+            return Cause.KILLED, f"was killed by {name} while memory was short"
         return Cause.KILLED, f"was killed by {name}"
     if status.code == KILLED_BELOW:
         return Cause.KILLED, "lost a process below it to SIGKILL"

@@ -45,8 +45,7 @@ class Stream:
         self.replays = 0
         """Number of times that it was resumed on another worker."""
         self.wants_to_move = self.suspended = False
-        """True while the model's files are checked after a crash of its worker, and for a moment
-        after several kills from outside."""
+        """True while it waits after a crash of its worker, or after several kills from outside."""
         self._request: dict[str, Any] | None = None
         self._checkpoint: bytes | None = None
         self._settings = settings
@@ -240,13 +239,11 @@ class Stream:
         self._replay.shed(self._acknowledged)
 
     def worker_lost(self, death: Death, attempts: int, *, at_hand: bool) -> float:
-        """Count a worker that died, and fail if too many died over one input. Return the seconds to
-        wait before it goes to another one."""
+        """Count a worker that died. Return the seconds to wait, or fail if too many died."""
         found = self._blame.worker_lost(death, self._answered, attempts, at_hand=at_hand)
-        if isinstance(found, float):
-            return found
-        self.fail(found)
-        return 0.0
+        if not isinstance(found, float):
+            self.fail(found)
+        return found if isinstance(found, float) else 0.0
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:
         """End the stream; its caller receives the error."""

@@ -14,7 +14,7 @@ from supervisor.contract import LoadRefused
 from supervisor.deaths.death import Intent
 from supervisor.deaths.history import Deaths, History
 from supervisor.deaths.kernel_oom import OomEvidence
-from supervisor.log import RepeatLimit, get_logger
+from supervisor.log import get_logger
 from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
@@ -67,7 +67,6 @@ class ProcessLifecycle:
         self.workers = self._slots.workers
         """Workers that run, and those whose end is not known yet."""
         self._backoff = Backoff(first_s=0.5, longest_s=30.0, forgiven_after_s=60.0)
-        self._repeats = RepeatLimit()
         self._loading_since = 0.0
         self._unready_because = "the model is not loaded yet"
         self._tasks = Tasks()
@@ -130,7 +129,6 @@ class ProcessLifecycle:
         loaded, everything stays as it is. The change is done once `answered` has reached the
         returned number."""
         self._wanted += 1
-        self._repeats.forget()
         self.loader.repeats.forget()
         self.changes.notify()
         return self._wanted
@@ -176,7 +174,6 @@ class ProcessLifecycle:
             await self._sleep_after_failure(not_started(error), wanted)
             return
         self.load_error = None
-        self._repeats.forget()
         self._answer(wanted)
 
     async def _change(self, before: ForkServerHandle) -> None:
@@ -262,15 +259,13 @@ class ProcessLifecycle:
     async def _sleep_after_failure(self, reason: str, wanted: int) -> None:
         """Wait for a while, or until `renew` is called; after a refusal, only for `renew`."""
         delay: float | None = max(self._backoff.failed(0.0), 0.5)
-        if isinstance(self.load_error, LoadRefused):
-            delay = None
+        delay = None if isinstance(self.load_error, LoadRefused) else delay
         self.load_failures += 1
         self._unready_because = f"the model cannot be loaded: {reason}"
         self._answer(wanted)
-        if self._repeats.due(reason):
-            log.error(
-                "model.unavailable", reason=reason, attempt=self._backoff.failures, retry_in_s=delay
-            )
+        if self.loader.repeats.due(f"unavailable: {reason}"):
+            attempt = self._backoff.failures
+            log.error("model.unavailable", reason=reason, attempt=attempt, retry_in_s=delay)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self.changes.until(lambda: self._wanted > self.answered)
