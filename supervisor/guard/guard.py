@@ -112,7 +112,7 @@ class Guard:
 
     def hasten(self) -> None:
         """Look sooner, since there is work that may make memory grow."""
-        if self._timer is not None:
+        if self._timer is not None and self._observer.polling.resting:
             seconds = min(polling.LOOK_EVERY_S, self._observer.interval())
             if self._timer.when() > asyncio.get_running_loop().time() + seconds:
                 self._tick_in(seconds)
