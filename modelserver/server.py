@@ -3,6 +3,7 @@ supervisor process."""
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import time
@@ -52,6 +53,7 @@ class CannotStart(Exception):
 
 def run_server(configuration: Configuration) -> None:
     """Serve until told to stop. Raises `CannotStart`."""
+    gc.freeze()  # a collection that looks through all modules would stop every request
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(configuration))
 
