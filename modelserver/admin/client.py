@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from modelserver.admin.address import AdminAddress, BadAddress, admin_address
+from modelserver.admin.address import AdminAddress, BadAddress, admin_address, read_token
 from modelserver.admin.health import Health
-from modelserver.admin.listener import read_token
 from modelserver.settings import Settings
 
 _TIMEOUT_S = 5.0
