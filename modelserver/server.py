@@ -24,7 +24,7 @@ from modelserver.handover import Predecessor, Sockets, Upgrader
 from modelserver.handover.sockets import Inherited, connection_name, stored_name
 from modelserver.handover.systemd import Notifier, keep_systemd_informed
 from modelserver.http.connections import connections_beside
-from modelserver.http.listening import is_loopback
+from modelserver.http.loopback import is_loopback
 from modelserver.jobs.service import JobService
 from modelserver.jobs.store import why_unusable
 from modelserver.jobs.webhooks import SecretUnreadable
