@@ -241,9 +241,10 @@ class Stream:
     def worker_lost(self, death: Death, attempts: int, *, at_hand: bool) -> float:
         """Count a worker that died. Return the seconds to wait, or fail if too many died."""
         found = self._blame.worker_lost(death, self._answered, attempts, at_hand=at_hand)
-        if not isinstance(found, float):
-            self.fail(found)
-        return found if isinstance(found, float) else 0.0
+        if isinstance(found, float):
+            return found
+        self.fail(found)
+        return 0.0
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:
         """End the stream; its caller receives the error."""
