@@ -280,8 +280,8 @@ def test_a_disk_too_small_is_refused_and_a_disk_that_fills_up_is_told(
 
 
 def test_a_graph_that_explodes_is_ended(small: models.ModelLocation, store: Path) -> None:
-    with pytest.raises(models.ModelError, match="larger than 100000 bytes") as caught:
-        prepare(small, store, available_memory=PLENTY, bounds=Bounds(100_000))
+    with pytest.raises(models.ModelError, match="larger than 50000 bytes") as caught:
+        prepare(small, store, available_memory=PLENTY, bounds=Bounds(50_000))
     assert caught.value.code == "graph_too_large"
     assert leftovers(store) == []
 
