@@ -14,19 +14,13 @@ from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
 from modelserver.serving.load_specs import find_model
 from modelserver.serving.pool_settings import memory_settings
-from modelserver.serving.selection import (
-    Choice,
-    candidate,
-    does_not_fit,
-    worker_count,
-    workers_text,
-)
+from modelserver.serving.selection import Choice, candidate, does_not_fit, worker_count
 from modelserver.serving.sizing import kubernetes_patch, server_needs
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
 from modelserver.speech.languages import all_languages, languages_text
-from supervisor import Headroom, NotReady, find_headroom, in_units
+from supervisor import Headroom, NotReady, counted, find_headroom, in_units
 
 if TYPE_CHECKING:  # imported by --measure only, which needs the whole server
     from modelserver.serving.measure import Measured
@@ -102,7 +96,7 @@ def _in_words(
     languages = all_languages(location.language, choice.form.abilities)
     punctuation = choice.punctuation
     marks = punctuation.problem or (punctuation.model and punctuation.model.name)
-    together = f"{workers_text(workers)} and the model: {in_units(prediction.total(workers))}"
+    together = f"{counted(workers, 'worker')} and the model: {in_units(prediction.total(workers))}"
     lines = [
         f"{location.name} ({languages_text(languages)}): {location.directory}",
         f"engine: {choice.engine}, form {choice.form.name}",
@@ -143,7 +137,7 @@ def _in_words(
     lines.append("")
     if choice.needs(workers) <= headroom.now:
         lines.append(
-            f"It fits here now, with {workers_text(workers)}: there is room for "
+            f"It fits here now, with {counted(workers, 'worker')}: there is room for "
             f"{in_units(headroom.now)} ({headroom.limit})."
         )
     else:

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from supervisor import PoolState, PoolStatus, in_units
+from supervisor import PoolState, PoolStatus, counted, in_units
 
 if TYPE_CHECKING:  # commands import this module, too, and need no server
     from modelserver.serving.service import SpeechService
@@ -19,7 +19,8 @@ def in_a_line(service: "SpeechService") -> str:
     if reasons:
         return f"{word}: {'; '.join(reasons)}"
     able = sum(worker.state.value in ("idle", "busy") for worker in status.workers)
-    return f"{word}: {status.model.get('model')}, {able} workers, {status.admitted} requests"
+    at_work = f"{counted(able, 'worker')}, {counted(status.admitted, 'request')}"
+    return f"{word}: {status.model.get('model')}, {at_work}"
 
 
 def verdict(service: "SpeechService", status: PoolStatus) -> tuple[str, list[str]]:
