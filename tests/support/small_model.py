@@ -25,10 +25,19 @@ SMALL_WORDS = """
 """Words of the bundled clips, as the embedded model recognises them, and a few more."""
 
 
-def make_small_model(embedded: Path, directory: Path, words: list[str], *, skew: float = 1) -> Path:
+def make_small_model(
+    embedded: Path,
+    directory: Path,
+    words: list[str],
+    *,
+    skew: float = 1,
+    table_of_all: bool = False,
+) -> Path:
     """Links to the embedded model, with a unigram model of `words` in place of its Gr.fst.
 
     `skew` makes some words likelier than others, for a model that recognises other words.
+    `table_of_all`: list the words of the embedded model that it cannot recognise, too, for a model
+    of which the size counts.
     """
     for source in embedded.rglob("*"):
         if source.is_file() and source.name != "Gr.fst":
@@ -38,7 +47,7 @@ def make_small_model(embedded: Path, directory: Path, words: list[str], *, skew:
     labels = read_symbols(embedded / "graph" / "Gr.fst")
     known = sorted({labels[word] for word in words if word in labels})
     assert len(known) > 20
-    table = {word: label for word, label in labels.items() if _is_mark(word)}
+    table = {word: label for word, label in labels.items() if table_of_all or _is_mark(word)}
     table |= {word: labels[word] for word in words if word in labels}
     (directory / "graph" / "Gr.fst").write_bytes(_unigram(known, table, skew))
     return directory
