@@ -57,8 +57,8 @@ def fetch(
     except (OSError, http.client.HTTPException) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise NoServer(
-            f"no server answers on {address}: {reason}. Start one with `modelserver serve`, or name "
-            "the one that runs with --config or --admin-listen"
+            f"no server answers on {address}: {reason}. Start one with `modelserver serve`, or "
+            "name a running one with --config or --admin-listen"
         ) from error
     if status in _REFUSALS:
         raise Refused(_message(body))
