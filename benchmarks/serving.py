@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import utterances
-from bare import Bare
+from bare import bare_vosk
 from server import WORKERS, server
 from tables import spread, table
 from waves import wav
@@ -57,7 +57,7 @@ def throughput(form: str, rounds: int, count: int, audio: str) -> str:
     ratios: dict[int, list[float]] = {c: [] for c in concurrencies}
     rates: dict[int, list[float]] = {c: [] for c in concurrencies}
     bare_rates = []
-    bare = Bare("prepared" if form == "prepared" else "kept", WORKERS, audio, count, "auto")
+    bare = bare_vosk("prepared" if form == "prepared" else "kept", WORKERS, audio, count, "auto")
     with server(form) as running:
         supervisor = psutil.Process(running.process.pid)
         bare.run()

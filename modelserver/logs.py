@@ -30,6 +30,9 @@ _MOST_LINES = 10_000
 _REMEMBERED = 500
 _OTHER_METHODS = {"exception": "error", "msg": "info", "warn": "warning", "fatal": "critical"}
 
+_NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
+"""Numbers of the levels, by name."""
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 _wanted: dict[str, object] = {"name": "info", "number": logging.INFO}
 
@@ -80,8 +83,7 @@ def level_now() -> LogLevel:
 
 
 def _only_wanted(_: Any, method: str, event: EventDict) -> EventDict:
-    number = logging.getLevelNamesMapping()[_OTHER_METHODS.get(method, method).upper()]
-    if number < cast("int", _wanted["number"]):
+    if _NUMBERS[_OTHER_METHODS.get(method, method)] < cast("int", _wanted["number"]):
         raise structlog.DropEvent
     return event
 

@@ -3,6 +3,7 @@ supervisor process."""
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import time
@@ -23,7 +24,7 @@ from modelserver.handover import Predecessor, Sockets, Upgrader
 from modelserver.handover.sockets import Inherited, connection_name, stored_name
 from modelserver.handover.systemd import Notifier, keep_systemd_informed
 from modelserver.http.connections import connections_beside
-from modelserver.http.listening import is_loopback
+from modelserver.http.loopback import is_loopback
 from modelserver.jobs.service import JobService
 from modelserver.jobs.store import why_unusable
 from modelserver.jobs.webhooks import SecretUnreadable
@@ -52,6 +53,7 @@ class CannotStart(Exception):
 
 def run_server(configuration: Configuration) -> None:
     """Serve until told to stop. Raises `CannotStart`."""
+    gc.freeze()  # a collection that looks through all modules would stop every request
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(configuration))
 
@@ -355,7 +357,7 @@ async def _tell_when_ready(service: SpeechService, started: float) -> None:
     if (pool := service.models.default.pool) is not None:
         await pool.wait_ready()
         log.info(
-            "server.readiness_reached",
+            "server.ready",
             model=service.models.default.in_words(),
             after_s=round(time.monotonic() - started, 3),
         )

@@ -29,6 +29,7 @@ A twenty-line example, complete but for the model, which any module may hold::
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from supervisor.contract import LoadRefused
@@ -194,7 +195,6 @@ class Pool:
             return False
         return True
 
-    @contextlib.contextmanager
     def admit(
         self,
         *,
@@ -203,7 +203,7 @@ class Pool:
         deadline_s: float | None = None,
         stream: bool = False,
         client: str | None = None,
-    ) -> Iterator[Admission]:
+    ) -> AbstractContextManager[Admission]:
         """Take a slot for one job, before its input is read.
 
         Everything known about the job helps to refuse it now rather than fail it later: its size in
@@ -214,9 +214,7 @@ class Pool:
         Raises `Draining`, `NotReady`, `QueueFull`, `MemoryPressure`, `ResourceExhausted` or
         `TooLarge` at once rather than wait.
         """
-        ask = Ask(units, input_bytes, deadline_s, stream)
-        with self._admissions.take(ask, client) as admission:
-            yield admission
+        return self._admissions.take(Ask(units, input_bytes, deadline_s, stream), client)
 
     @contextlib.contextmanager
     def stream(self, *, request_id: str | None = None) -> Iterator[Stream]:

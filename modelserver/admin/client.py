@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from modelserver.admin.address import AdminAddress, BadAddress, admin_address
+from modelserver.admin.address import AdminAddress, BadAddress, admin_address, read_token
 from modelserver.admin.health import Health
-from modelserver.admin.listener import read_token
 from modelserver.settings import Settings
 
 _TIMEOUT_S = 5.0
@@ -58,7 +57,7 @@ def fetch(
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise NoServer(
             f"no server answers on {address}: {reason}. Start one with `modelserver serve`, or "
-            "name a running one with --config or --admin-listen"
+            "name the one that runs with --config or --admin-listen"
         ) from error
     if status in _REFUSALS:
         raise Refused(_message(body))

@@ -14,6 +14,8 @@ from modelserver.audio.formats import RawFormat
 from modelserver.audio.riff import FORMS, HEADER_LIMIT_BYTES, ArrivingHeader, Wav
 
 LOOK_BYTES = 512
+_USUAL_HEADER_BYTES = 4096
+"""Bytes that a chunk is looked at for first: nearly all headers end there."""
 """Number of first bytes that suffice to tell what the upload is not."""
 
 # Magic, where it is, and a name. Only what could be taken for audio by its sender.
@@ -221,9 +223,10 @@ class Gate:
     def feed(self, chunk: bytes) -> None:
         """Check the next bytes of the file. Raises `AudioError`."""
         self._received += len(chunk)
-        if self._looking:
-            self._head += chunk
-            self._look(complete=False)
+        for part in (chunk[:_USUAL_HEADER_BYTES], chunk[_USUAL_HEADER_BYTES:]):
+            if self._looking and part:
+                self._head += part
+                self._look(complete=False)
         self._must_be_short_enough()
 
     def finish(self) -> tuple[float, bool]:

@@ -152,8 +152,6 @@ def _running(settings: Settings, problems: list[str]) -> tuple[Health | None, li
         return None, [str(error)]
     if health.status != "ok":
         problems += health.reasons
-    if health.jobs.problem is not None:
-        problems.append(f"jobs are rejected: {health.jobs.problem}")
     return health, in_words(health)
 
 

@@ -32,6 +32,8 @@ def client_address(request: web.BaseRequest, proxies: ProxySettings) -> str:
 def _plain(address: str) -> str:
     """Return the IPv4 address that an IPv6 one stands for (::ffff:127.0.0.1, as a socket for both
     families has it), or the address as it is."""
+    if ":" not in address:
+        return address
     try:
         mapped = ipaddress.IPv6Address(address).ipv4_mapped
     except ValueError:

@@ -89,18 +89,17 @@ class Unwrapped:
         """Decode a body or a part. `base64`: decode text that looks like it; `certain`: the client
         declared it."""
         self._may_be, self._certain = base64, certain
-        self._start = bytearray()
+        self._start = b""
         self._known = False
         self._decoder: Base64 | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Decode the next bytes. Raises `Refusal`."""
         if not self._known:
-            self._start += data
+            self._start = self._start + data if self._start else data  # a large one is not copied
             if not self._decide(complete=False):
                 return b""
-            data = bytes(self._start)
-            self._start.clear()
+            data, self._start = self._start, b""
         return self._decoder.feed(data) if self._decoder is not None else data
 
     def finish(self) -> bytes:
@@ -108,18 +107,17 @@ class Unwrapped:
         rest = b""
         if not self._known:
             self._decide(complete=True)
-            data = bytes(self._start)
-            rest = self._decoder.feed(data) if self._decoder is not None else data
+            rest = self._start if self._decoder is None else self._decoder.feed(self._start)
         return rest + (self._decoder.finish() if self._decoder is not None else b"")
 
     def _decide(self, *, complete: bool) -> bool:
-        start = bytes(self._start)
+        start = self._start
         if b"data:".startswith(start[:5].lower()):
             match = _DATA_URL.match(start)
             if match is None and not complete and len(start) < 2000:
                 return False
             if match is not None and match[1].lower().endswith(b";base64"):
-                del self._start[: match.end()]
+                self._start = start[match.end() :]
                 self._decoder = Base64()
             self._known = True
             return True

@@ -3,8 +3,9 @@
 import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from models import PROFILES
@@ -33,6 +34,7 @@ JOB_NAMES = (*NAMES, "url", "webhook")
 STREAM_NAMES = (*_BOTH_NAMES, "partials", "second_pass")
 """Parameters of a live stream."""
 FORMATS = ("json", "text", "srt", "vtt")
+_RAW_NAMES = {"encoding", "rate", "channel_count"}
 LISTS = ("phrases", "keywords")
 """Parameters that may be there several times, once for each value."""
 MOST_ALTERNATIVES = 20
@@ -84,30 +86,9 @@ def read_parameters(
     """Read the parameters from the query, the fields of the body, and its media type. Returns them,
     and warnings. Raises `Refusal`."""
     values, warnings = _collect(query, fields, names)
-    return (
-        Parameters(
-            model=values.get("model") or None,
-            language=read_language(values.get("language", "")),
-            words=read_flag("words", values.get("words", "false")),
-            segments=read_flag("segments", values.get("segments", "false")),
-            format=_format(values.get("format", "json")),
-            partials=read_flag("partials", values.get("partials", "true")),
-            second_pass=read_flag("second_pass", values.get("second_pass", "false")),
-            alternatives=_alternatives(values.get("alternatives", "0")),
-            phrases=phrase_list(read_list(values.get("phrases", ""))),
-            keywords=keyword_list(read_list(values.get("keywords", ""))),
-            profile=read_profile(values.get("profile", "")),
-            endpoint_ms=read_endpoint_ms(values.get("endpoint_ms") or "0"),
-            max_utterance_s=read_max_utterance_s(values.get("max_utterance_s") or "0"),
-            channels=_channels(values.get("channels", "")),
-            raw=_raw(values, content_type),
-            url=values.get("url") or None,
-            webhook=values.get("webhook") or None,
-            history=values.get("history", ""),
-            stream=read_flag("stream", values.get("stream", "false")),
-        ),
-        warnings,
-    )
+    read = {name: _READERS[name](text) for name, text in values.items() if name in _READERS}
+    channels, raw = _channels(values.get("channels", "")), _raw(values, content_type)
+    return Parameters(**read, channels=channels, raw=raw), warnings
 
 
 def _collect(
@@ -218,6 +199,8 @@ def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
     """Return the form of the samples, if they are sent without a container."""
     kind = media_type(content_type)
     named = type_encoding(kind)
+    if named is None and ";" not in content_type and not values.keys() & _RAW_NAMES:
+        return None
     rate = _number("rate", values.get("rate") or parameter(content_type, "rate"))
     if "encoding" in values:
         encoding = values["encoding"]
@@ -253,3 +236,28 @@ def _number(name: str, text: str | None) -> int | None:
     if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
         raise Refusal("bad_parameter", f"{name}={text[:40]!r} is not a number")
     return int(text)
+
+
+def _text(text: str) -> str | None:
+    return text or None
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "model": _text,
+    "language": read_language,
+    "format": _format,
+    "alternatives": _alternatives,
+    "phrases": lambda text: phrase_list(read_list(text)),
+    "keywords": lambda text: keyword_list(read_list(text)),
+    "profile": read_profile,
+    "endpoint_ms": lambda text: read_endpoint_ms(text or "0"),
+    "max_utterance_s": lambda text: read_max_utterance_s(text or "0"),
+    "url": _text,
+    "webhook": _text,
+    "history": str,
+    **{
+        name: partial(read_flag, name)
+        for name in ("words", "segments", "partials", "second_pass", "stream")
+    },
+}
+"""Function that reads each parameter from its text, but for those of channels and raw samples."""

@@ -67,21 +67,23 @@ async def read_body(request: web.Request, limits: LimitSettings, most_bytes: int
 
 
 async def _with_deadlines(request: web.Request, limits: LimitSettings) -> AsyncIterator[bytes]:
-    chunks = request.content.iter_any()
+    content = request.content
     loop = asyncio.get_running_loop()
     began, received = loop.time(), 0
     while True:
         try:
-            async with asyncio.timeout(limits.upload_idle_s):
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return
+            chunk = content.read_nowait()
+            if not chunk and not content.at_eof():
+                async with asyncio.timeout(limits.upload_idle_s):
+                    chunk = await content.readany()
         except TimeoutError:
             raise Refusal(
                 "upload_timeout", f"nothing was received for {limits.upload_idle_s:g} s"
             ) from None
         except (RequestPayloadError, ConnectionError, EOFError) as error:
             raise Refusal("incomplete_body", "the body ended too early") from error
+        if not chunk:
+            return
         received += len(chunk)
         took = loop.time() - began
         if took > limits.upload_idle_s and received < limits.upload_min_bytes_s * took:

@@ -15,6 +15,7 @@ from modelserver.serving.punctuation import (
     punctuation_for,
     with_punctuation,
 )
+from modelserver.serving.text_step_memory import with_text_steps
 from modelserver.settings import Settings
 from supervisor import Headroom, TargetUnavailable, available_memory, counted, in_units, usable_cpus
 
@@ -114,7 +115,9 @@ def candidates(
     if phrases and takes_phrases:
         forms = [form for form in forms if form.abilities.phrases != "no"]
     punctuation = punctuation_for(settings, location, forms[0].abilities)
-    forms = [with_punctuation(form, punctuation) for form in forms]
+    forms = [
+        with_text_steps(with_punctuation(form, punctuation), settings.text.steps) for form in forms
+    ]
     found: list[Choice] = []
     problems: dict[str, None] = {}
     missing: dict[str, None] = {}

@@ -9,6 +9,7 @@ from opentelemetry import trace
 
 from models.extras import how_to_install
 from modelserver import __version__
+from modelserver.tracing.spans import look_for_sdk
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tracing")
 
@@ -20,6 +21,12 @@ _FLUSH_MS = 2000
 def start_export(environment: Mapping[str, str]) -> Callable[[], None]:
     """Record and send this process's spans from now on; without a collector do nothing. Returns
     what sends those that are left: it blocks for up to two seconds."""
+    close = _start_export(environment)
+    look_for_sdk()
+    return close
+
+
+def _start_export(environment: Mapping[str, str]) -> Callable[[], None]:
     variable = next((name for name in _ENDPOINTS if environment.get(name)), None)
     if variable is None:
         return lambda: None

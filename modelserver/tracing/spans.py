@@ -23,9 +23,25 @@ _NANO = 1_000_000_000
 _tracer = trace.get_tracer("modelserver", __version__)  # that of the SDK, once there is one
 
 
+class _Sdk:
+    """The presence of an SDK that records spans. Asking the API takes longer than recording."""
+
+    there = False
+
+    def look(self) -> None:
+        """Look for an SDK; call it once the process has set up what it exports."""
+        self.there = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+_sdk = _Sdk()
+look_for_sdk = _sdk.look
+
+
 def parent_of(traceparent: str, tracestate: str = "") -> Context:
     """Return the place in a trace that the headers of these names give (W3C Trace Context), empty
     if they give none."""
+    if not traceparent:
+        return Context()
     return _W3C.extract({"traceparent": traceparent, "tracestate": tracestate}, Context())
 
 
@@ -63,7 +79,13 @@ def span(
     parent: Context | None = None,
     attributes: Mapping[str, AttributeValue] | None = None,
 ) -> Iterator[Span]:
-    """Make a new span the present one, and end it; an exception makes it a failed one."""
+    """Make a new span the present one, and end it; an exception makes it a failed one. Without an
+    SDK only a `parent` changes the place: other spans would be copies of the present one."""
+    if not _sdk.there:
+        present = trace.get_current_span()
+        if parent is None or (not parent and present is trace.INVALID_SPAN):
+            yield present
+            return
     begun = start_span(name, kind, parent, attributes)
     with trace.use_span(begun, True, record_exception=False, set_status_on_exception=False):
         try:
@@ -75,6 +97,8 @@ def span(
 
 def past_span(name: str, began: float, ended: float) -> None:
     """Record a span below the present one, between two Unix times."""
+    if not _sdk.there:
+        return
     start_span(name, began=began).end(round(ended * _NANO))
 
 

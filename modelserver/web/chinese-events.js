@@ -108,7 +108,7 @@ export const EVENTS = {
   "server.drain_started": "停止接收新请求，等待进行中的请求",
   "server.drained": "进行中的请求已全部完成",
   "server.exposed": "其他机器可访问本服务，却没有启用密钥",
-  "server.readiness_reached": "模型已可识别",
+  "server.ready": "模型已可识别",
   "server.reload_failed": "重新读取设置时出现异常（程序错误，请报告）",
   "server.reload_rejected": "设置有误，没有任何更改",
   "server.reload_started": "正在重新读取设置",

@@ -43,7 +43,13 @@ class Outcome:
         elif status.code == 0:
             intent = self.asked
         return name_death(
-            self.role, self.pid, status, intent, reason=self.reason, kernel_oom=kernel_oom
+            self.role,
+            self.pid,
+            status,
+            intent,
+            reason=self.reason,
+            kernel_oom=kernel_oom,
+            memory_short=self.evidence.memory_short(),
         )
 
     def stuck(self) -> Death:

@@ -7,7 +7,7 @@ from supervisor.errors import PoolError
 from supervisor.guard.members import Member
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState
-from supervisor.guard.refusal import Ask, Supply, may_begin, never, refusal
+from supervisor.guard.refusal import Ask, Room, Supply, may_begin, never, refusal
 from supervisor.job import Job
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.spool import SpoolStore
@@ -55,8 +55,8 @@ class AdmissionControl:
         running = len(self._running())
         if running >= self._state().concurrency:
             return False
-        supply = self._supply(member, 0.0)
-        return may_begin(self._expected(member, job), supply, alone=running == 0)
+        room = Room(self._state(), self._observer.budgets.left, self.reserved())
+        return may_begin(self._expected(member, job), room, alone=running == 0)
 
     def began(self, member: Member, worker: WorkerHandle, job: Job) -> None:
         """Reserve the growth that the job is expected to cause."""
@@ -103,7 +103,7 @@ class AdmissionControl:
             reserved=self.reserved(),
             capacity=observer.budgets.left + observer.budgets.growths() + in_memory,
             most_growth=observer.budgets.budget.hard.bytes,
-            ever=observer.budgets.most_growth_ever(),
+            ever=observer.budgets.most_growth_ever,
             stream_need=member.stream_need.bytes,
             s_per_unit=member.pace.s_per_unit,
             slots=member.slots,

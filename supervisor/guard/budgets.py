@@ -1,5 +1,7 @@
 """Limits of memory and the budgets of workers, computed with every reading."""
 
+from collections.abc import Iterable
+
 from supervisor.guard.accounting import Accounting
 from supervisor.guard.limits import Limits, find_budget, find_limits
 from supervisor.guard.members import Members
@@ -24,6 +26,9 @@ class Budgets:
         self.budget = find_budget(settings, None, 1)
         self.left = 0
         """Bytes until the tightest bound, less the reserve, at the last full reading."""
+        self.most_growth_ever = 0
+        """Bytes that one worker could grow with all that the limits allow beside the model, at the
+        last full reading."""
         self._limits: Limits | None = None
         self._found_for: tuple[tuple[int, ...], int, bool] | None = None
         self._logged = -1
@@ -52,6 +57,7 @@ class Budgets:
         self._limits = limits
         self.left = min(bound.left for bound in bounds) - limits.reserve.bytes
         serving = tuple(server.pid for server in self._members.live_servers)
+        self.most_growth_ever = self._most_growth_ever(serving, limits)
         if not serving:
             return
         # Computed at once, and again when the model's memory is known exactly.
@@ -76,16 +82,15 @@ class Budgets:
                     max_rss_bytes=budget.max_rss.bytes if budget.max_rss else None,
                 )
 
+    def _most_growth_ever(self, serving: Iterable[int], limits: Limits) -> int:
+        models = sum(self._accounting.of(pid).unreclaimable for pid in serving)
+        left = max(0, limits.limit.bytes - limits.reserve.bytes - models)
+        budget = find_budget(self._settings, left, max(1, self._members.slots))
+        return min(left, budget.hard.bytes)
+
     def growths(self) -> int:
         """Return the growth of all workers together."""
         return sum(self._accounting.of(worker.pid).growth for worker in self._members.workers)
-
-    def most_growth_ever(self) -> int:
-        """Return how much one worker could grow with all that the limits allow beside the model."""
-        serving = sum(self._accounting.of(s.pid).unreclaimable for s in self._members.live_servers)
-        left = max(0, self.limits.limit.bytes - self.limits.reserve.bytes - serving)
-        budget = find_budget(self._settings, left, max(1, self._members.slots))
-        return min(left, budget.hard.bytes)
 
     def hard(self, worker: WorkerHandle) -> int:
         """Return the budget past which the worker is ended. Its current work keeps the budget that

@@ -6,7 +6,9 @@ A job's size is a number of units that its caller chooses, such as seconds of au
 
 import math
 import statistics
+from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
 
 from supervisor.guard.limits import MIB
 
@@ -38,7 +40,9 @@ class GrowthEstimate:
     """Estimate of how much a worker grows by one job."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # size, growth per unit
+        self._seen: deque[tuple[float, float]] = deque()  # size, growth per unit
+        self._rates: list[float] = []
+        """The same growths, sorted."""
         self._usual = self._most = PRIOR_BYTES_PER_UNIT
 
     def learn(self, units: float, growth: int) -> None:
@@ -47,10 +51,17 @@ class GrowthEstimate:
             return
         per_unit = min(_MOST_BYTES_PER_UNIT, max(0, growth) / units)
         self._seen.append((units, per_unit))
-        rates = [rate for _, rate in self._seen]
-        self._most = max(rates)
-        prior = max(0, _PRIOR_WEIGHT - len(rates))
-        self._usual = _upper([*rates, *[PRIOR_BYTES_PER_UNIT] * prior])
+        insort(self._rates, per_unit)
+        if len(self._seen) > _REMEMBERED:
+            _, oldest = self._seen.popleft()
+            del self._rates[bisect_left(self._rates, oldest)]
+        self._most = self._rates[-1]
+        prior = _PRIOR_WEIGHT - len(self._rates)
+        self._usual = (
+            _upper(sorted([*self._rates, *[PRIOR_BYTES_PER_UNIT] * prior]))
+            if prior > 0
+            else _upper(self._rates)
+        )
 
     def expected(self, units: float) -> int:
         """Return the bytes to reserve: the 95th percentile per unit; the prior counts as twenty
@@ -63,7 +74,7 @@ class GrowthEstimate:
         if self._most * units <= above:
             return None
         alike = [rate for size, rate in self._seen if size >= units / _LIKE]
-        return math.ceil(_upper(alike) * units) if len(alike) >= _EVIDENCE else None
+        return math.ceil(_upper(sorted(alike)) * units) if len(alike) >= _EVIDENCE else None
 
 
 class Pace:
@@ -120,5 +131,6 @@ class StreamNeed:
         return max(_LEAST_PER_STREAM, int(statistics.median(self._seen)))
 
 
-def _upper(values: list[float]) -> float:
-    return sorted(values)[math.ceil(len(values) * _QUANTILE) - 1]
+def _upper(values: Sequence[float]) -> float:
+    """Return the upper quantile of sorted values."""
+    return values[math.ceil(len(values) * _QUANTILE) - 1]

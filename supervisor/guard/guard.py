@@ -62,7 +62,7 @@ class Guard:
         set it only if no other code in this process starts children and waits for them."""
         self.clock = LoopClock()
         """Clock that the guard reads several times a second, and shares with all pools."""
-        self.evidence = OomEvidence()
+        self.evidence = OomEvidence(lambda: bool(self.state.level))
         self.history = History()
         self._deaths = Deaths(self.history, self.evidence)
         self.members = Members()
@@ -112,7 +112,7 @@ class Guard:
 
     def hasten(self) -> None:
         """Look sooner, since there is work that may make memory grow."""
-        if self._timer is not None:
+        if self._timer is not None and self._observer.polling.resting:
             seconds = min(polling.LOOK_EVERY_S, self._observer.interval())
             if self._timer.when() > asyncio.get_running_loop().time() + seconds:
                 self._tick_in(seconds)

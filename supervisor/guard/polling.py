@@ -38,6 +38,8 @@ class Polling:
         """True if more memory was taken than our processes seem to have: they are to be read
         exactly."""
         self._exact_at, self._exact_cost_s = -1e9, 0.0
+        self.resting = True
+        """True if the last interval was one at rest."""
 
     def at_rest(self) -> bool:
         """Return whether no worker has work, no helper runs, and no model is being loaded."""
@@ -46,12 +48,14 @@ class Polling:
     def interval(self, bounds: Iterable[Bound]) -> float:
         """Return the seconds until the next look: less than the fastest growth would take to use up
         what is left of any of `bounds`."""
+        self.resting = False
         if self._members.loading:
             return LEAST_INTERVAL_S / 2
         in_time = min((bound.left for bound in bounds), default=0) / FASTEST_GROWTH
         if self._accounting.total_rate() > _GROWING:
             return max(LEAST_IF_GROWING_S, min(LOOK_EVERY_S, in_time) / _CLOSER)
         if self.at_rest():
+            self.resting = True
             return max(LEAST_AT_REST_S, min(LOOK_AT_REST_EVERY_S, in_time))
         return max(LEAST_INTERVAL_S, min(LOOK_EVERY_S, in_time))
 

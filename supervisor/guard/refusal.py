@@ -36,19 +36,30 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Supply:
+class Room:
+    """Memory for another job, in bytes. `left`: until the tightest limit; `reserved`: promised to
+    jobs that have not used it yet."""
+
+    state: GuardState
+    left: int
+    reserved: int
+
+    @property
+    def headroom(self) -> int:
+        """Bytes that may still be promised."""
+        return max(0, self.left - self.reserved)
+
+
+@dataclass(frozen=True, slots=True)
+class Supply(Room):
     """Supply of everything that can run out, in bytes except where named otherwise; None: not
     known.
 
-    `left`: until the tightest limit; `reserved`: promised to jobs that have not used it yet;
     `capacity`: what would be left if nothing of ours ran; `ever`: how much a worker could grow with
     all that the limits allow, None if that is `most`; `stream_need`: the expected growth by one
     more stream; `slots`: workers of the asker's pool.
     """
 
-    state: GuardState
-    left: int
-    reserved: int
     capacity: int
     most_growth: int
     s_per_unit: float | None
@@ -61,11 +72,6 @@ class Supply:
     descriptors_total: int | None
     ever: int | None = None
     stream_need: int = 0
-
-    @property
-    def headroom(self) -> int:
-        """Bytes that may still be promised."""
-        return max(0, self.left - self.reserved)
 
     @property
     def most(self) -> int:
@@ -100,10 +106,10 @@ def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     )
 
 
-def may_begin(expected: int, supply: Supply, *, alone: bool) -> bool:
+def may_begin(expected: int, room: Room, *, alone: bool) -> bool:
     """Return whether an admitted job may start now. One at a time always may, unless memory is
     critical and something else is still running."""
-    return alone or (expected <= supply.headroom and supply.state.takes_work)
+    return alone or (expected <= room.headroom and room.state.takes_work)
 
 
 def disk_reserve(total: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from supervisor.deaths.death import EXPECTED, Death, Intent
 from supervisor.deaths.history import Deaths
-from supervisor.log import get_logger
+from supervisor.log import RepeatLimit, get_logger
 from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
@@ -68,6 +68,7 @@ class WorkerSlots:
         first = settings.first_slot
         self._slots = [_Slot(number) for number in range(first, first + settings.workers)]
         self._handover = asyncio.Lock()
+        self._repeats = RepeatLimit()
 
     def keep(self, tasks: Tasks) -> None:
         """Start filling the slots, with `tasks`."""
@@ -168,9 +169,10 @@ class WorkerSlots:
             if server is not self._live_server():
                 return  # it was replaced meanwhile, or is gone: another is asked
             delay = max(slot.backoff.failed(0.0), 0.05)
-            log.error(
-                "worker.start_failed", worker=slot.number, reason=str(error), retry_in_s=delay
-            )
+            if self._repeats.due(str(error)):
+                log.error(
+                    "worker.start_failed", worker=slot.number, reason=str(error), retry_in_s=delay
+                )
             await self._rest(slot, delay, str(error))
             return
         finally:

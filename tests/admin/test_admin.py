@@ -494,7 +494,7 @@ def test_the_log_says_why_a_request_was_slow(
     assert told["audio_s"] == pytest.approx(answer.json["duration"], abs=0.01)
     assert told["bytes"] == len(wav_clips[2])
     assert 0 <= told["queued_s"] < told["run_s"] < told["duration_ms"] / 1000
-    assert server.events("server.readiness_reached")
+    assert server.events("server.ready")
 
 
 # --- its socket -----------------------------------------------------------------------------------

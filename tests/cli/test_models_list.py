@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from misbehaving import Manners, web_server
+from onnx_models import make_model
 from punctuation_models import make_chinese
 
 from modelserver.cli.tables import table_lines
@@ -141,6 +142,25 @@ def test_a_language_pulls_the_recommended_model(home: Path) -> None:
         again = command("pull", "Korean", "--models-urls", url, home=home)
     assert again.returncode == 0
     assert f"{WHISPER} is installed already" in again.stderr
+
+
+def test_a_language_pulls_a_model_that_the_mirror_has(home: Path, tmp_path: Path) -> None:
+    repository = "csukuangfj/sherpa-onnx-sense-voice-zh-en-ja-ko-yue-2024-07-17"
+    made = make_model("sense_voice", tmp_path / "made", suffix=".int8")
+    files = {file.name: file.read_bytes() for file in made.iterdir()}
+    manners = Manners({f"{repository}/resolve/main/{name}": data for name, data in files.items()})
+    with web_server(manners) as url:
+        mirror = ("--models-urls", f"{url}/{{repository}}/resolve/main/{{file}}")
+        done = command("pull", "zh", *mirror, home=home)
+        assert done.returncode == 0, done.stderr
+        assert f"{SENSE_VOICE} is recommended for zh" in done.stderr
+        installed = {file.name: file.read_bytes() for file in (home / SENSE_VOICE).iterdir()}
+        assert installed == {name: files[name] for name in ("model.int8.onnx", "tokens.txt")}
+        # The Vosk model, which this machine would get otherwise, has no repository.
+        failed = command("pull", "zh", *mirror, home=home.parent / "none", memory="360MiB")
+        assert "sherpa-onnx-paraformer-zh-small-2024-03-09 is recommended" in failed.stderr
+        tiny = command("pull", "zh", *mirror, home=home.parent / "none", memory="70MiB")
+        assert "fits on this machine and can be downloaded from models_urls" in tiny.stderr
 
 
 def test_a_language_that_no_model_has_is_taken_for_a_name(home: Path) -> None:

@@ -567,7 +567,7 @@ def test_a_failed_download_names_only_addresses_that_were_tried(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
-    name = "sherpa-onnx-sense-voice-zh-en-ja-ko-yue-int8-2024-07-17"
+    name = "sherpa-onnx-nemo-parakeet_tdt_ctc_110m-en-36000-int8"
     assert models.catalog_entry(name).repository == ""  # type: ignore[union-attr]
     failed = command("pull", name, home=home)
     assert failed.returncode == 1

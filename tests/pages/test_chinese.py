@@ -40,7 +40,7 @@ NOT_SHOWN = (
     "oo many headers",
     "; audio is sent as the body itself or in a form",
     "it is needed where jobs.webhook_hosts is set",
-    "{} may not be read by this user: not used\n",
+    "{} may not be read by this user: not used",
     *(
         "modelserver models pull {}",
         "profiles, of one model in memory: {}",
