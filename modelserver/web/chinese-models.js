@@ -196,7 +196,7 @@ export const MODELS = {
   "the SIMD library cannot be stored in {}: {}": "无法把 SIMD 库保存到 {1}：{2}",
   "this processor cannot run it": "这个处理器不能运行它",
   "the engine's library is not the one that it was written for": "引擎的库不是它所适配的版本",
-  "the engine's calls do not reach it": "引擎的调用没有到达它",
+  "the engine's calls do not reach it: another library is preloaded before it": "引擎的调用没有到达它：另一个库在它之前预加载",
   "it computes no product of this model": "它没有计算此模型的任何乘法",
   "the library that this process was started with has the ABI {}, and {} is wanted: is an older version installed?": "启动此进程时加载的库 ABI 为 {1}，而需要 {2}：是不是装了旧版本？",
   "there is no room for the weights, or a model was loaded before": "没有空间存放权重，或之前已加载过模型",
