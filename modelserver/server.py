@@ -44,6 +44,8 @@ _JOBS_S = 10.0
 _BARRIER_S = 5.0
 
 
+_LEAST_DESCRIPTORS = 64
+"""Descriptors of an idle server with one worker, with some to spare."""
 _CANNOT = (AllocatorMissing, CannotListen, AdminRefused)
 
 
@@ -82,7 +84,12 @@ class Server:
         if not predecessor.is_there:
             inherited = Inherited.from_systemd(os.environ)
         self._sockets = Sockets(inherited)
-        raise_descriptor_limit()
+        if (most := raise_descriptor_limit()) < _LEAST_DESCRIPTORS:
+            self._sockets.close()
+            raise CannotStart(
+                f"a process may open {most} files (ulimit -n), and the server needs at least "
+                f"{_LEAST_DESCRIPTORS}, and one for each connection"
+            )
         try:
             self._listeners = PublicListeners(settings, self._sockets)
             self._build()
