@@ -4,6 +4,7 @@ A log that cannot be written (a full disk, a closed pipe) must not stop a change
 """
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -19,12 +20,16 @@ class _Unfailing:
 
     def __getattr__(self, level: str) -> Any:
         def event(*arguments: Any, **fields: Any) -> None:
-            import structlog
-
             with contextlib.suppress(Exception):
-                getattr(structlog.get_logger(self._name), level)(*arguments, **fields)
+                getattr(self._logger, level)(*arguments, **fields)
 
         return event
+
+    @functools.cached_property
+    def _logger(self) -> Any:
+        import structlog
+
+        return structlog.get_logger(self._name)
 
 
 def get_logger(name: str) -> "structlog.stdlib.BoundLogger":

@@ -107,7 +107,7 @@ class History:
             used=guard.used,
             model=unreclaimable["fork server"],
             growth=growth,
-            spools=service.spools.usage().memory_bytes,
+            spools=service.spools.memory_bytes,
             supervisor=unreclaimable["supervisor"],
             mapped=guard.mapped,
             level=_LEVELS[guard.state.level.word],

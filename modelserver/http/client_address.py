@@ -15,6 +15,8 @@ def client_address(request: web.BaseRequest, proxies: ProxySettings) -> str:
     if not _is_in(client, proxies.trusted):
         return client
     told = ",".join(request.headers.getall("X-Forwarded-For", []))
+    if not told:
+        return client
     for part in reversed(told.split(",")):
         address = part.strip().strip('"')
         if address.startswith("["):
