@@ -15,6 +15,8 @@ def client_address(request: web.BaseRequest, proxies: ProxySettings) -> str:
     if not _is_in(client, proxies.trusted):
         return client
     forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+    if not forwarded:
+        return client
     for part in reversed(forwarded.split(",")):
         address = part.strip().strip('"')
         if address.startswith("["):

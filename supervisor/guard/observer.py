@@ -221,7 +221,7 @@ class Observer:
     def used(self) -> int:
         """Return the unreclaimable memory of our processes and spools, with shared memory counted
         once."""
-        return self.accounting.used() + (self._spools.usage().memory_bytes if self._spools else 0)
+        return self.accounting.used() + (self._spools.memory_bytes if self._spools else 0)
 
     def resource(self, name: str) -> ResourceReading | None:
         """Return another resource, if it has been read."""
