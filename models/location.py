@@ -78,8 +78,10 @@ def find_punctuation(wanted: str, models_directory: Path, language: str) -> Punc
         entry = catalog_entry(wanted)
         directory = models_directory / (entry.name if entry is not None else wanted)
         if not directory.is_dir():
-            how = f": `modelserver models pull {wanted}` would fetch it" if entry else ""
-            raise ModelError("model_not_found", f"no {wanted!r} is in {models_directory}{how}")
+            problem = f"no {wanted!r} is in {models_directory}"
+            if entry is not None:
+                problem += f"; `modelserver models pull {wanted}` would fetch it"
+            raise ModelError("model_not_found", problem)
     model = punctuation_model(directory)
     return model if model.knows(language) else None
 
