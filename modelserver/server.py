@@ -34,7 +34,7 @@ from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.signals import Hangups, StopSignals, UpgradeSignals
-from supervisor import AllocatorMissing, directory_problem, raise_descriptor_limit
+from supervisor import AllocatorMissing, counted, directory_problem, raise_descriptor_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
@@ -87,7 +87,7 @@ class Server:
         if (most := raise_descriptor_limit()) < _LEAST_DESCRIPTORS:
             self._sockets.close()
             raise CannotStart(
-                f"a process may open {most} files (ulimit -n), and the server needs at least "
+                f"a process may open {counted(most, 'file')} (ulimit -n), and the server needs at least "
                 f"{_LEAST_DESCRIPTORS}, and one for each connection"
             )
         try:
