@@ -87,8 +87,8 @@ class Server:
         if (most := raise_descriptor_limit()) < _LEAST_DESCRIPTORS:
             self._sockets.close()
             raise CannotStart(
-                f"a process may open {counted(most, 'file')} (ulimit -n), and the server needs at least "
-                f"{_LEAST_DESCRIPTORS}, and one for each connection"
+                f"a process may open {counted(most, 'file')} (ulimit -n), and the server needs "
+                f"at least {_LEAST_DESCRIPTORS}, and one for each connection"
             )
         try:
             self._listeners = PublicListeners(settings, self._sockets)
