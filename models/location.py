@@ -28,6 +28,15 @@ def find_model(wanted: str, models_directory: Path, language: str | None = None)
     are.
     """
     location = _locate(wanted, models_directory)
+    try:
+        str(location.directory).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(location.directory).decode(errors="replace")
+        raise ModelError(
+            "bad_name",
+            f"{shown}: the path of a model has to be UTF-8: rename the directory, or start the "
+            "server with a UTF-8 locale (LANG=C.UTF-8)",
+        ) from None
     engine_of(location.directory)  # raises where it is not a model
     if language is not None:
         return ModelLocation(location.name, location.directory, language)

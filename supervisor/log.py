@@ -4,6 +4,7 @@ A log that cannot be written (a full disk, a closed pipe) must not stop a change
 """
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Callable
@@ -22,12 +23,16 @@ class _Unfailing:
 
     def __getattr__(self, level: str) -> Any:
         def event(*arguments: Any, **fields: Any) -> None:
-            import structlog
-
             with contextlib.suppress(Exception):
-                getattr(structlog.get_logger(self._name), level)(*arguments, **fields)
+                getattr(self._logger, level)(*arguments, **fields)
 
         return event
+
+    @functools.cached_property
+    def _logger(self) -> Any:
+        import structlog
+
+        return structlog.get_logger(self._name)
 
 
 class RepeatLimit:

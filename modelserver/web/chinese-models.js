@@ -1,6 +1,8 @@
 // Chinese texts of the sentences in `models/`: why a model is not usable, cannot be downloaded or prepared.
 // As in chinese.js; the object is JSON.
 export const MODELS = {
+  "{}: the path of a model has to be UTF-8: rename the directory, or start the server with a UTF-8 locale (LANG=C.UTF-8)":
+    "{1}：模型的路径必须是 UTF-8：请重命名目录，或用 UTF-8 区域设置（LANG=C.UTF-8）启动服务器",
   "{} is not unpacked: {}": "没有解压 {1}：{2}",
   "it has {} entries, {} are the most": "有 {1} 个条目，最多允许 {2} 个",
   "it would unpack to {} bytes, {} are the most": "解压后为 {1} 字节，最多允许 {2} 字节",
