@@ -5,7 +5,6 @@ import hashlib
 import importlib.resources
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -21,12 +20,26 @@ _HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
 
-@dataclass(frozen=True, slots=True)
 class _File:
-    body: bytes
-    compressed: bool
-    kind: str
-    tag: str
+    """A file of a page, which is stored in the package as it is or compressed."""
+
+    def __init__(self, name: str) -> None:
+        stored = importlib.resources.files("modelserver.web").joinpath(name).read_bytes()
+        plain_name = name.removesuffix(".gz")
+        self.kind = _KINDS[plain_name.rpartition(".")[2]]
+        self.tag = hashlib.sha256(stored).hexdigest()[:16]
+        self._plain = stored if plain_name == name else None
+        self._compressed = None if plain_name == name else stored
+
+    def plain(self) -> bytes:
+        """Return the file for clients that accept no compression: few."""
+        return self._plain if self._plain is not None else gzip.decompress(self.compressed())
+
+    def compressed(self) -> bytes:
+        """Return the compressed file, which is made when it is first asked for."""
+        if self._compressed is None:
+            self._compressed = gzip.compress(self.plain(), mtime=0)
+        return self._compressed
 
 
 def add_pages(app: web.Application) -> None:
@@ -37,27 +50,21 @@ def add_pages(app: web.Application) -> None:
 
 def page(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Answers with that file, and headers that let the page use this server and nothing else."""
-    body = importlib.resources.files("modelserver.web").joinpath(name).read_bytes()
-    tag = hashlib.sha256(body).hexdigest()[:16]
-    plain_name = name.removesuffix(".gz")
-    file = _File(body, plain_name != name, _KINDS[plain_name.rpartition(".")[2]], tag)
+    file = _File(name)
 
     async def answer(request: web.Request) -> web.Response:
-        body, headers = file.body, {}
-        if file.compressed:
-            headers["Vary"] = "Accept-Encoding"
-            if "gzip" in request.headers.get("Accept-Encoding", ""):
-                headers["Content-Encoding"] = "gzip"
-            else:
-                body = gzip.decompress(body)
-        response = web.Response(body=body, content_type=file.kind, charset="utf-8", headers=headers)
-        response.etag = file.tag
         given = request.if_none_match
         if given and any(tag.value == file.tag for tag in given):
             response = web.Response(status=304)
-            response.etag = file.tag
+        elif "gzip" in request.headers.get("Accept-Encoding", ""):
+            response = web.Response(body=file.compressed(), content_type=file.kind, charset="utf-8")
+            response.headers["Content-Encoding"] = "gzip"
+        else:
+            response = web.Response(body=file.plain(), content_type=file.kind, charset="utf-8")
+        response.etag = file.tag
         response.headers.update(
             {
+                "Vary": "Accept-Encoding",
                 "Cache-Control": "no-cache",
                 "Content-Security-Policy": _policy(request),
                 "X-Content-Type-Options": "nosniff",

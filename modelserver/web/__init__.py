@@ -25,7 +25,7 @@ PAGES = {
     "/docs/swagger-ui.css": "swagger-ui/swagger-ui.css.gz",
     "/docs/swagger-ui.js": "swagger-ui/swagger-ui-bundle.js.gz",
 }
-"""Path, to file in this directory. Files that end in `.gz` are sent compressed."""
+"""Path, to file in this directory. Files that end in `.gz` are stored compressed."""
 
 ADMIN_PAGES = {
     "/admin/": "admin.html",

@@ -1,6 +1,7 @@
 """Pages of the server in a real browser, on a desktop and on a phone: nothing on the console,
 nothing from other sites, nothing wider than the screen, and each control of `/docs` used once."""
 
+import gzip
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from running import RunningServer, free_port, until
 
 from models.vosk.prepared import PreparedModel
+from modelserver.web import PAGES
 
 DESK = {"width": 1280, "height": 900}
 TELEPHONE = {"width": 360, "height": 740}
@@ -160,6 +162,17 @@ def test_the_viewer_is_sent_to_clients_without_gzip_too(server: RunningServer) -
     assert plain.status == 200
     assert "Content-Encoding" not in plain.headers
     assert b"SwaggerUIBundle" in plain.body
+
+
+def test_pages_are_sent_compressed_to_clients_that_accept_it(server: RunningServer) -> None:
+    for path in ("/", *PAGES):
+        plain = server.ask(path, Accept_Encoding="identity")
+        packed = server.ask(path, Accept_Encoding="gzip")
+        assert packed.headers["Content-Encoding"] == "gzip", path
+        assert gzip.decompress(packed.body) == plain.body
+        again = server.ask(path, Accept_Encoding="gzip", If_None_Match=packed.headers["Etag"])
+        assert (again.status, again.body) == (304, b"")
+        assert {answer.headers["Vary"] for answer in (plain, packed, again)} == {"Accept-Encoding"}
 
 
 @SIZES

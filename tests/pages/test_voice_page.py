@@ -426,7 +426,7 @@ def test_it_is_light_and_quick_and_lets_nothing_else_in(
 ) -> None:
     paths = [path for path in ("/", *PAGES) if not path.startswith("/docs")]
     sent = [server.ask(path, Accept_Encoding="gzip") for path in paths]
-    assert sum(len(answer.body) for answer in sent) < 150_000
+    assert sum(len(answer.body) for answer in sent) < 100_000
     answers = [server.ask(path) for path in paths]
     assert all(answer.status == 200 for answer in answers)
     for answer in answers:
