@@ -56,6 +56,12 @@ def transcribe(small_settings: dict[str, str]) -> Transcribe:
     return functools.partial(modelserver, "transcribe", **small_settings)
 
 
+def test_a_misspelt_command_names_a_similar_one() -> None:
+    done = modelserver("srve")
+    assert done.returncode == 2
+    assert b"No such command 'srve'. Did you mean 'serve'?" in done.stderr
+
+
 def test_files_become_text_in_the_order_given(transcribe: Transcribe, files: list[str]) -> None:
     done = transcribe(*files)
     assert done.returncode == 0, done.stderr

@@ -36,6 +36,16 @@ def arriving(
         yield client
 
 
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, job_settings: dict[str, str]
+) -> Iterator[RunningServer]:
+    """A server without limits of a test's own, for tests that look at their own jobs only."""
+    with start_server(tmp_path_factory.mktemp("limits"), **job_settings) as running:
+        running.wait_whole()
+        yield running
+
+
 @pytest.fixture
 def good_and_lost(
     tmp_path: Path, small: models.ModelLocation, job_settings: dict[str, str]
@@ -153,44 +163,38 @@ def test_what_is_asked_for_again_is_held_to_no_limit(
 
 
 def test_a_url_is_fetched_once_however_often_it_is_asked_for(
-    tmp_path: Path, job_settings: dict[str, str], there: Elsewhere, short: bytes
+    server: RunningServer, there: Elsewhere, short: bytes
 ) -> None:
-    with start_server(tmp_path, **job_settings) as running:
-        running.wait_ready()
-        there.asked.clear()
-        there.reply = lambda _: Reply(200, short)
-        path = f"/v1/jobs?url={there.url}/a.wav"
-        first = running.ask(path, b"", Idempotency_Key="a")
-        there.reply = lambda _: Reply(404)
-        again = running.ask(path, b"", Idempotency_Key="a")
-        assert (first.status, again.status, len(there.asked)) == (202, 202, 1)
-        assert again.json["id"] == first.json["id"]
-        other = running.ask(f"{path}b", b"", Idempotency_Key="a")
-        assert (other.status, code_of(other)) == (422, "repeat_differs")
-        assert delete(running, first.json["id"]) == 204
-        there.reply = lambda _: Reply(200, short)
-        renewed = running.ask(path, b"", Idempotency_Key="a")
-        assert renewed.status == 202
-        assert renewed.json["id"] != first.json["id"]
+    there.asked.clear()
+    there.reply = lambda _: Reply(200, short)
+    path = f"/v1/jobs?url={there.url}/a.wav"
+    first = server.ask(path, b"", Idempotency_Key="a")
+    there.reply = lambda _: Reply(404)
+    again = server.ask(path, b"", Idempotency_Key="a")
+    assert (first.status, again.status, len(there.asked)) == (202, 202, 1)
+    assert again.json["id"] == first.json["id"]
+    other = server.ask(f"{path}b", b"", Idempotency_Key="a")
+    assert (other.status, code_of(other)) == (422, "repeat_differs")
+    assert delete(server, first.json["id"]) == 204
+    there.reply = lambda _: Reply(200, short)
+    renewed = server.ask(path, b"", Idempotency_Key="a")
+    assert renewed.status == 202
+    assert renewed.json["id"] != first.json["id"]
 
 
 def test_signed_urls_are_asked_for_as_they_are(
-    tmp_path: Path, job_settings: dict[str, str], there: Elsewhere, short: bytes
+    server: RunningServer, there: Elsewhere, short: bytes
 ) -> None:
     signed = "/b%2Fc/x.wav?Signature=a%2Fb%7E%27+c%2B&k=%41"
-    with start_server(tmp_path, **job_settings) as running:
-        running.wait_ready()
-        there.asked.clear()
-        there.reply = lambda asked: (
-            Reply(302, headers={"Location": signed})
-            if asked.path == "/first"
-            else Reply(200, short)
-        )
-        for url in (f"{there.url}{signed}", f"{there.url}/first"):
-            body = json.dumps({"url": url, "webhook": f"{there.url}{signed}"}).encode()
-            answer = running.ask("/v1/jobs", body, Content_Type="application/json")
-            assert answer.status == 202, answer.body
-        until(lambda: sum(asked.method == "POST" for asked in there.asked) == 2, 30)
+    there.asked.clear()
+    there.reply = lambda asked: (
+        Reply(302, headers={"Location": signed}) if asked.path == "/first" else Reply(200, short)
+    )
+    for url in (f"{there.url}{signed}", f"{there.url}/first"):
+        body = json.dumps({"url": url, "webhook": f"{there.url}{signed}"}).encode()
+        answer = server.ask("/v1/jobs", body, Content_Type="application/json")
+        assert answer.status == 202, answer.body
+    until(lambda: sum(asked.method == "POST" for asked in there.asked) == 2, 30)
     paths = [asked.path for asked in there.asked if asked.path != "/first"]
     assert paths == [signed] * 4
 
@@ -231,21 +235,17 @@ def test_a_url_that_brings_drops_is_given_up(
 
 
 def test_webhooks_that_are_not_answered_hold_up_no_others(
-    tmp_path: Path, job_settings: dict[str, str], there: Elsewhere, short: bytes
+    server: RunningServer, there: Elsewhere, short: bytes
 ) -> None:
     there.asked.clear()
     there.reply = lambda _: Reply(204)
-    with (
-        socket.create_server(("127.0.0.1", 0), backlog=100) as hole,
-        start_server(tmp_path, **job_settings) as running,
-    ):
-        running.wait_ready()
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as hole:
         silent = f"?webhook=http://127.0.0.1:{hole.getsockname()[1]}/"
-        dead = [take(running, short, silent)["id"] for _ in range(20)]
+        dead = [take(server, short, silent)["id"] for _ in range(20)]
         for one in dead:
-            over(running, one)
-        told = take(running, short, f"?webhook={there.url}/")["id"]
-        over(running, told)
+            over(server, one)
+        told = take(server, short, f"?webhook={there.url}/")["id"]
+        over(server, told)
         until(lambda: there.asked, 12, "the message")  # a silent host has 15 s
 
 

@@ -273,6 +273,7 @@ def test_a_disk_too_small_is_refused_and_a_disk_that_fills_up_is_told(
     with pytest.raises(models.ModelError, match=r"0.0 GB of disk is free in /"):
         must_be_affordable(estimate_needs(small.directory), PLENTY, small_disk / "store")
     out, program = small_disk / "HCLG.fst", GRAPH_COMPILER.build(cache)
+    (small_disk / "others").write_bytes(bytes(1_000_000))
     with pytest.raises(models.ModelError, match=r"cannot write .*") as caught:
         compose(program, small.directory / "graph", out, small_disk / "words.txt", 0,
                 lambda _: None)  # fmt: skip
@@ -280,8 +281,8 @@ def test_a_disk_too_small_is_refused_and_a_disk_that_fills_up_is_told(
 
 
 def test_a_graph_that_explodes_is_ended(small: models.ModelLocation, store: Path) -> None:
-    with pytest.raises(models.ModelError, match="larger than 100000 bytes") as caught:
-        prepare(small, store, available_memory=PLENTY, bounds=Bounds(100_000))
+    with pytest.raises(models.ModelError, match="larger than 50000 bytes") as caught:
+        prepare(small, store, available_memory=PLENTY, bounds=Bounds(50_000))
     assert caught.value.code == "graph_too_large"
     assert leftovers(store) == []
 
@@ -416,11 +417,11 @@ def test_a_bit_that_flipped_unseen_is_found_by_verify(
 
 
 def test_a_changed_original_is_noticed(
-    tmp_path: Path, store: Path, embedded: models.ModelLocation
+    tmp_path: Path, copied: PreparedModel, embedded: models.ModelLocation
 ) -> None:
     directory = make_small_model(embedded.directory, tmp_path / "m", SMALL_WORDS.split())
-    location = models.ModelLocation("m", directory, "ko")
-    prepare(location, store, available_memory=PLENTY)
+    location, store = models.ModelLocation("m", directory, "ko"), copied.directory.parent
+    assert find_prepared(location, store).prepared is not None  # made of the same files
     graph = directory / "graph" / "Gr.fst"
     content = graph.read_bytes()
     flip(graph, len(content) - 20)

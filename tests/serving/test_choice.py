@@ -35,8 +35,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, embedded: models.ModelLocatio
     which sizes are all that counts here."""
     home = tmp_path_factory.mktemp("home")
     words = SMALL_WORDS.split()
-    make_small_model(embedded.directory, home / "vosk-model-small-cn-0.22", words)
-    big = make_small_model(embedded.directory, home / "vosk-model-cn-0.22", words)
+    little, large = home / "vosk-model-small-cn-0.22", home / "vosk-model-cn-0.22"
+    make_small_model(embedded.directory, little, words, table_of_all=True)
+    big = make_small_model(embedded.directory, large, words, table_of_all=True)
     add_rescoring(big, states=10, arcs_each=4, lm_ints=75_000_000)
     network = big / "rnnlm"
     network.mkdir()

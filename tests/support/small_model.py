@@ -5,6 +5,7 @@ The graph files are written byte by byte (OpenFst 1.7.9: `fst.cc`, `symbol-table
 `vector-fst.h`).
 """
 
+import functools
 import math
 import struct
 from pathlib import Path
@@ -24,10 +25,19 @@ SMALL_WORDS = """
 """Words of the bundled clips, as the embedded model recognises them, and a few more."""
 
 
-def make_small_model(embedded: Path, directory: Path, words: list[str], *, skew: float = 1) -> Path:
+def make_small_model(
+    embedded: Path,
+    directory: Path,
+    words: list[str],
+    *,
+    skew: float = 1,
+    table_of_all: bool = False,
+) -> Path:
     """Links to the embedded model, with a unigram model of `words` in place of its Gr.fst.
 
     `skew` makes some words likelier than others, for a model that recognises other words.
+    `table_of_all`: list the words of the embedded model that it cannot recognise, too, for a model
+    of which the size counts.
     """
     for source in embedded.rglob("*"):
         if source.is_file() and source.name != "Gr.fst":
@@ -37,8 +47,17 @@ def make_small_model(embedded: Path, directory: Path, words: list[str], *, skew:
     labels = read_symbols(embedded / "graph" / "Gr.fst")
     known = sorted({labels[word] for word in words if word in labels})
     assert len(known) > 20
-    (directory / "graph" / "Gr.fst").write_bytes(_unigram(known, labels, skew))
+    table = {word: label for word, label in labels.items() if table_of_all or _is_mark(word)}
+    table |= {word: labels[word] for word in words if word in labels}
+    (directory / "graph" / "Gr.fst").write_bytes(_unigram(known, table, skew))
     return directory
+
+
+def _is_mark(symbol: str) -> bool:
+    """Return whether a symbol is a mark, not a word: an engine looks for it, or it is the last of
+    all. The words that a small model cannot recognise are left out of its table: half a million
+    take longer to load than all the rest."""
+    return symbol[0] in "<!#" or symbol == "[unk]"
 
 
 def make_static_model(
@@ -72,6 +91,7 @@ def make_static_model(
     return models.ModelLocation("static", directory, "ko")
 
 
+@functools.cache
 def read_symbols(file: Path) -> dict[str, int]:
     """Return the output symbols inside a graph file: word to label."""
     data = file.read_bytes()

@@ -35,13 +35,35 @@ def text(model: models.Model, pcm: bytes, profile: str) -> str:
     return " ".join(utterance.text for utterance in said(model, pcm, profile))
 
 
+def load(location: models.ModelLocation, prepared: PreparedModel | None = None) -> models.Model:
+    made = {name: str(file) for name, file in prepared.made.items()} if prepared else {}
+    return models.engine_named("vosk").load(location, {"made": made})
+
+
 @pytest.fixture(scope="module")
-def model(embedded: models.ModelLocation) -> models.Model:
-    return models.engine_named("vosk").load(embedded, {})
+def model(embedded: models.ModelLocation, prepared_embedded: PreparedModel) -> models.Model:
+    return load(embedded, prepared_embedded)
+
+
+@pytest.fixture(scope="module")
+def lazy(small: models.ModelLocation) -> models.Model:
+    """A model whose graph is composed lazily: its recognisers are used again, whatever their
+    profile."""
+    return load(small)
+
+
+@pytest.fixture(params=["prepared", "composed lazily"])
+def either(request: pytest.FixtureRequest, model: models.Model, lazy: models.Model) -> models.Model:
+    """The model in either form."""
+    return model if request.param == "prepared" else lazy
 
 
 def test_a_profile_is_what_its_settings_would_be(
-    embedded: models.ModelLocation, model: models.Model, clips: list[bytes], tmp_path: Path
+    embedded: models.ModelLocation,
+    prepared_embedded: PreparedModel,
+    model: models.Model,
+    clips: list[bytes],
+    tmp_path: Path,
 ) -> None:
     conf = (embedded.directory / "conf" / "model.conf").read_text()
     kept = [line for line in conf.splitlines() if not line.startswith(("--beam", "--max-active"))]
@@ -55,24 +77,24 @@ def test_a_profile_is_what_its_settings_would_be(
         lines = [*kept, f"--beam={width.beam}", f"--max-active={width.max_active}", ""]
         changed: dict[str, bytes | Path] = {"conf/model.conf": "\n".join(lines).encode()}
         make_view(embedded.directory, view, changed, frozenset())
-        like_it = models.engine_named("vosk").load(models.ModelLocation("like it", view, "ko"), {})
+        like_it = load(models.ModelLocation("like it", view, "ko"), prepared_embedded)
         for clip in (clip[: RATE * 2 * 3] for clip in clips):
             assert text(model, clip, profile) == text(like_it, clip, "balanced") != ""
 
 
 def test_recognisers_with_different_profiles_take_turns(
-    model: models.Model, clips: list[bytes]
+    either: models.Model, clips: list[bytes]
 ) -> None:
     clip = clips[0][: RATE * 2 * 3]
-    alone = {profile: text(model, clip, profile) for profile in models.PROFILES}
+    alone = {profile: text(either, clip, profile) for profile in models.PROFILES}
     by_profile = {
-        profile: model.recognizer(models.RecognitionOptions(profile=profile))
+        profile: either.recognizer(models.RecognitionOptions(profile=profile))
         for profile in models.PROFILES
     }
     heard: dict[str, list[str]] = {profile: [] for profile in models.PROFILES}
-    for at in range(0, len(clip), model.chunk_bytes):
+    for at in range(0, len(clip), either.chunk_bytes):
         for profile, recognizer in by_profile.items():
-            said_so = models.run_steps(recognizer.accept(clip[at : at + model.chunk_bytes]))
+            said_so = models.run_steps(recognizer.accept(clip[at : at + either.chunk_bytes]))
             heard[profile] += [utterance.text for utterance in said_so]
     for profile, recognizer in by_profile.items():
         heard[profile] += [one.text for one in models.run_steps(recognizer.finish())]
@@ -104,9 +126,9 @@ def test_models_of_the_old_layout_have_the_widths_that_the_engine_gives_them(
     assert widths(tmp_path)["accurate"].max_active == 2**31 - 1
 
 
-def test_times_are_those_of_the_audio_as_it_came(model: models.Model, clips: list[bytes]) -> None:
-    profiled = ProfiledModel(model, "accurate")
-    plain = [word for one in said(model, clips[0], "accurate") for word in one.words]
+def test_times_are_those_of_the_audio_as_it_came(either: models.Model, clips: list[bytes]) -> None:
+    profiled = ProfiledModel(either, "accurate")
+    plain = [word for one in said(either, clips[0], "accurate") for word in one.words]
     conditioned = [word for one in said(profiled, clips[0], "") for word in one.words]
     length_s = len(clips[0]) / 2 / RATE
     both = [
@@ -123,14 +145,14 @@ def test_times_are_those_of_the_audio_as_it_came(model: models.Model, clips: lis
 
 
 def test_one_recogniser_hears_one_utterance_after_the_other(
-    model: models.Model, clips: list[bytes]
+    either: models.Model, clips: list[bytes]
 ) -> None:
     """Recognise like the pieces of a long recording: near-silence is not counted."""
-    recognizer = ProfiledModel(model, "accurate").recognizer(models.RecognitionOptions(words=True))
+    recognizer = ProfiledModel(either, "accurate").recognizer(models.RecognitionOptions(words=True))
     starts = []
     for _ in range(3):
-        for at in range(0, len(clips[0]), model.chunk_bytes):
-            models.run_steps(recognizer.accept(clips[0][at : at + model.chunk_bytes]))
+        for at in range(0, len(clips[0]), either.chunk_bytes):
+            models.run_steps(recognizer.accept(clips[0][at : at + either.chunk_bytes]))
         last = models.run_steps(recognizer.finish())
         starts.append([word.start_s for utterance in last for word in utterance.words])
     recognizer.close()

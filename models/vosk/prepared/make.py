@@ -1,6 +1,5 @@
 """Preparation of a Vosk model: its compiled graph, word list and features."""
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +114,8 @@ def prepare(
     process that loads a model, for the self-check."""
 
     def begin() -> tuple[str, Callable[[Path], Made]]:
+        import importlib.metadata  # no process that only loads a model needs it
+
         on_progress("compiler", GraphCounts(0, 0))
         program = GRAPH_COMPILER.build(store)
         # The program's name has a digest of everything it is built from.
