@@ -120,7 +120,7 @@ class MixedClients:
     # --- streams --------------------------------------------------------------------------------
 
     def _stream(self) -> None:
-        """Open one stream after the other; a stream that is told to come again does, and was not
+        """Open one stream after the other; a stream that is asked to come again does, and was not
         lost."""
         pcm = self._wav[44:]
         while not self._stop.is_set():

@@ -40,7 +40,13 @@ _SHORT_S, _LONG_S = 5.0, 60.0
 def whisper(asked: Asked) -> Finding:
     """Compare servers of Whisper base."""
     finding = _compare(asked, whisper_base(), faster_whisper_threads, faster_whisper_processes)
-    finding.notes.append("Of a file of 60 s, sherpa-onnx's server transcribes only the first 30 s.")
+    finding.notes += [
+        "Of a file of 60 s, sherpa-onnx's server transcribes only the first 30 s.",
+        (
+            "Whisper repeats itself in synthetic speech; the longer its text, the longer it takes. "
+            "The texts of two servers differ, as they cut the audio at different moments."
+        ),
+    ]
     return finding
 
 

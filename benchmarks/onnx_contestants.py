@@ -24,7 +24,7 @@ import aiohttp
 import utterances
 from contestants import Ask, Contestant, Enter, Start, started, this_server
 from findings import LeftOutError
-from parts import TESTS, free_port, until
+from parts import PROGRAM, TESTS, free_port, until
 from server import WORKERS
 from waves import wav
 
@@ -110,10 +110,13 @@ def sense_voice_shape() -> OnnxModel:
 
 
 def _made(name: str, last: str, script: Path) -> Path:
-    """Return a directory of the cache. Where its file `last` is missing, `script` makes it all."""
+    """Return a directory of the cache, with a model that is prepared for this server. If its file
+    `last` is missing, `script` makes all of it."""
     directory = utterances.CACHE / name
     if not (directory / last).exists():
         subprocess.run([sys.executable, script, directory], check=True)
+    prepare = [sys.executable, *PROGRAM, "models", "prepare", directory]
+    subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL)
     return directory
 
 

@@ -1,6 +1,6 @@
 """Processor time of a second of audio, by part. A part of `bench.py`.
 
-perf samples the workers and the supervisor; samples in libraries are told apart by library and
+perf samples the workers and the supervisor; samples in libraries are distinguished by library and
 function. The supervisor's own Python is sampled by py-spy, by module.
 """
 

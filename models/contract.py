@@ -41,7 +41,7 @@ class Abilities:
     """True if the model prefers the keywords of a request while it decodes."""
     languages: tuple[str, ...] = ()
     """BCP 47 tags of the languages that a request may choose from; empty: the model has one
-    language. A model that cannot be told the language uses the one that it detects."""
+    language. A model without a choice of languages uses the one that it detects."""
     detects_language: bool = False
     """True if the model detects which of `languages` is spoken, and reports it."""
     written: bool = False

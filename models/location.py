@@ -28,6 +28,15 @@ def find_model(wanted: str, models_directory: Path, language: str | None = None)
     are.
     """
     location = _locate(wanted, models_directory)
+    try:
+        str(location.directory).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(location.directory).decode(errors="replace")
+        raise ModelError(
+            "bad_name",
+            f"{shown}: the path of a model has to be UTF-8: rename the directory, or start the "
+            "server with a UTF-8 locale (LANG=C.UTF-8)",
+        ) from None
     engine_of(location.directory)  # raises where it is not a model
     if language is not None:
         return ModelLocation(location.name, location.directory, language)
@@ -69,8 +78,10 @@ def find_punctuation(wanted: str, models_directory: Path, language: str) -> Punc
         entry = catalog_entry(wanted)
         directory = models_directory / (entry.name if entry is not None else wanted)
         if not directory.is_dir():
-            how = f": `modelserver models pull {wanted}` would fetch it" if entry else ""
-            raise ModelError("model_not_found", f"no {wanted!r} is in {models_directory}{how}")
+            problem = f"no {wanted!r} is in {models_directory}"
+            if entry is not None:
+                problem += f"; `modelserver models pull {wanted}` would fetch it"
+            raise ModelError("model_not_found", problem)
     model = punctuation_model(directory)
     return model if model.knows(language) else None
 

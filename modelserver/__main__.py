@@ -32,6 +32,18 @@ def _trust_no_working_directory() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
 
 
+def _open_standard_streams() -> None:
+    """Open what a service manager or `<&-` has closed on /dev/null: the next file or socket would
+    get its number, and what is written to standard error."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
 def _end_at_once(number: int, _: object) -> None:
     """Exit on a signal until the server's own handlers are installed. The first process of a
     container has no default action for these signals and would ignore them."""
@@ -39,6 +51,7 @@ def _end_at_once(number: int, _: object) -> None:
 
 
 _must_be_linux()
+_open_standard_streams()
 _trust_no_working_directory()
 signal.signal(signal.SIGTERM, _end_at_once)
 if "serve" in sys.argv[1:2]:  # a reload may be asked for before there is anything to reload

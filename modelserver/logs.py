@@ -28,13 +28,8 @@ from modelserver.timestamps import timestamp
 _MOST_LINES = 10_000
 """Most lines that wait to be written."""
 _REMEMBERED = 500
-_OTHER_METHODS = {"exception": "error", "msg": "info", "warn": "warning", "fatal": "critical"}
-
-_NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
-"""Numbers of the levels, by name."""
-
 LogLevel = Literal["debug", "info", "warning", "error"]
-_wanted: dict[str, object] = {"name": "info", "number": logging.INFO}
+_wanted: dict[str, LogLevel] = {"level": "info"}
 
 _LAST_LINES_S = 1.0
 """Seconds for which the process waits at its end for lines to be written."""
@@ -52,16 +47,15 @@ def configure_logs(settings: LogSettings) -> None:
     ]
     renderer = _renderer(settings.format)
     stream = cast("TextIO", PatientStream(sys.stderr))
+    writer = structlog.WriteLogger(stream)
     structlog.configure(
         processors=[
-            _only_wanted,
             *shared,
             structlog.processors.format_exc_info,
             recent_events.remember,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=lambda *_: writer,
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -72,20 +66,16 @@ def configure_logs(settings: LogSettings) -> None:
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
 
 
-def set_level(name: LogLevel) -> None:
+def set_level(level: LogLevel) -> None:
     """Set the lowest level that is logged from now on."""
-    _wanted.update(name=name, number=logging.getLevelNamesMapping()[name.upper()])
+    _wanted["level"] = level
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
 
 
 def level_now() -> LogLevel:
     """Return the lowest level that is logged."""
-    return cast("LogLevel", _wanted["name"])
-
-
-def _only_wanted(_: Any, method: str, event: EventDict) -> EventDict:
-    if _NUMBERS[_OTHER_METHODS.get(method, method)] < cast("int", _wanted["number"]):
-        raise structlog.DropEvent
-    return event
+    return _wanted["level"]
 
 
 class RecentEvents:

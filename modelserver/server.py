@@ -34,16 +34,18 @@ from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.signals import Hangups, StopSignals, UpgradeSignals
-from supervisor import AllocatorMissing, directory_problem, raise_descriptor_limit
+from supervisor import AllocatorMissing, counted, directory_problem, raise_descriptor_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 _PATIENCE_S = 30.0
 """Seconds for which clients of the process before this one wait for the model."""
 _JOBS_S = 10.0
-_HEARD_S = 5.0
+_BARRIER_S = 5.0
 
 
+_LEAST_DESCRIPTORS = 64
+"""Descriptors of an idle server with one worker, with some to spare."""
 _CANNOT = (AllocatorMissing, CannotListen, AdminRefused)
 
 
@@ -52,7 +54,7 @@ class CannotStart(Exception):
 
 
 def run_server(configuration: Configuration) -> None:
-    """Serve until told to stop. Raises `CannotStart`."""
+    """Serve until a signal asks to stop. Raises `CannotStart`."""
     gc.freeze()  # a collection that looks through all modules would stop every request
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(configuration))
@@ -82,7 +84,12 @@ class Server:
         if not predecessor.is_there:
             inherited = Inherited.from_systemd(os.environ)
         self._sockets = Sockets(inherited)
-        raise_descriptor_limit()
+        if (most := raise_descriptor_limit()) < _LEAST_DESCRIPTORS:
+            self._sockets.close()
+            raise CannotStart(
+                f"a process may open {counted(most, 'file')} (ulimit -n), and the server needs "
+                f"at least {_LEAST_DESCRIPTORS}, and one for each connection"
+            )
         try:
             self._listeners = PublicListeners(settings, self._sockets)
             self._build()
@@ -123,7 +130,7 @@ class Server:
             raise
 
     async def serve(self) -> None:
-        """Serve until told to stop. Raises `CannotStart`."""
+        """Serve until a signal asks to stop. Raises `CannotStart`."""
         self._stop, hangups, upgrades = StopSignals(), Hangups(), UpgradeSignals()
         service = self._service
         reloader = Reloader(service, self._configuration, lambda: _warn(service))
@@ -281,7 +288,7 @@ class Server:
         await service.drain.end_uploads()
         log.info("server.drained" if in_time else "server.drain_interrupted")
         if followed and not upgraded:
-            await asyncio.to_thread(self._notifier.until_heard, _HEARD_S)
+            await asyncio.to_thread(self._notifier.wait_until_read, _BARRIER_S)
 
     async def _give_notice(self, *, refuse: bool) -> None:
         """Gateways get to know before they notice. `refuse`: when it is over."""

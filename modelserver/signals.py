@@ -19,15 +19,15 @@ class Hangups:
     """SIGHUP: reload, or, where the terminal that it was started from is closed, stop."""
 
     def __init__(self) -> None:
-        self._told = asyncio.Event()
+        self._requested = asyncio.Event()
         self._terminal = sys.stdin.isatty() if sys.stdin else False
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._told.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._requested.set)
 
     async def obeyed_by(self, reloader: Reloader, stop: "StopSignals") -> None:
         """Reload on each signal, forever; signals that came during the server's start count."""
         while True:
-            await self._told.wait()
-            self._told.clear()
+            await self._requested.wait()
+            self._requested.clear()
             if self._terminal and not _terminal_is_there():
                 log.info("server.terminal_closed")
                 stop.first.set()
@@ -62,13 +62,13 @@ class UpgradeSignals:
     """SIGUSR2: start a successor, which takes our place."""
 
     def __init__(self) -> None:
-        self._told = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, self._told.set)
+        self._requested = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, self._requested.set)
 
     async def obeyed_by(self, upgrader: Upgrader) -> None:
         """Upgrade on each signal, forever; signals that came during the server's start count."""
         while True:
-            await self._told.wait()
-            self._told.clear()
+            await self._requested.wait()
+            self._requested.clear()
             with contextlib.suppress(UpgradeRefused):  # it has been logged
                 await upgrader.upgrade()

@@ -43,6 +43,8 @@ from modelserver.web import PAGES
 MEANINGS = "docs/api.toml"
 _BLOCK = re.compile(r"(<!-- generated: (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 _HEADING = re.compile(r"^#+ `((?:GET|POST|DELETE) \S+)`$", re.MULTILINE)
+# Names of statuses, as in RFC 9110. http.HTTPStatus has others for 413 and 422 in Python 3.11 than
+# in 3.13, and the pages are to be the same with each.
 _REASONS = {
     400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
     405: "Method Not Allowed", 408: "Request Timeout", 409: "Conflict", 413: "Content Too Large",

@@ -4,6 +4,7 @@ A log that cannot be written (a full disk, a closed pipe) must not stop a change
 """
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Callable
@@ -22,38 +23,44 @@ class _Unfailing:
 
     def __getattr__(self, level: str) -> Any:
         def event(*arguments: Any, **fields: Any) -> None:
-            import structlog
-
             with contextlib.suppress(Exception):
-                getattr(structlog.get_logger(self._name), level)(*arguments, **fields)
+                getattr(self._logger, level)(*arguments, **fields)
 
         return event
+
+    @functools.cached_property
+    def _logger(self) -> Any:
+        import structlog
+
+        return structlog.get_logger(self._name)
 
 
 class RepeatLimit:
     """Limit on log events that say the same again and again: all of the first minute are logged,
-    then those after 2, 4, 8, ... minutes, and at least one an hour."""
+    then those after 2, 4, 8, ... minutes, and at least one an hour. An hour without any is an
+    end: the next one is the first again."""
 
     _ALL_S, _LONGEST_S, _MOST = 60.0, 3600.0, 64
     _NUMBERS = re.compile(r"\d+(?:[.,]\d+)*")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._said: dict[str, tuple[float, float]] = {}
-        """By text, with numbers left out: when it came first, and when it was logged last."""
+        self._said: dict[str, tuple[float, float, float]] = {}
+        """By text, with numbers left out: when it came first, was logged last, and came last."""
 
     def due(self, text: str) -> bool:
         """Return whether an event with this text is to be logged now. Numbers make no difference:
         sizes of memory are others each time."""
         now, text = self._clock(), self._NUMBERS.sub("#", text)
-        first, last = self._said.get(text, (now, now))
-        pause_s = min(last - first, self._LONGEST_S)
-        if now - first >= self._ALL_S and now - last < pause_s:
-            return False
+        first, logged, last = self._said.get(text, (now, now, now))
+        if now - last > self._LONGEST_S:
+            first = logged = now
+        pause_s = min(logged - first, self._LONGEST_S)
+        due = now - first < self._ALL_S or now - logged >= pause_s
         if text not in self._said and len(self._said) == self._MOST:
             self._said.clear()
-        self._said[text] = first, now
-        return True
+        self._said[text] = first, now if due else logged, now
+        return due
 
     def forget(self) -> None:
         """Have the next event logged, whatever it says."""

@@ -76,7 +76,8 @@ class SpoolStore:
         self._disk_room: int | None = None
         self._on_disk_then = 0
         self._open: set[Spool] = set()
-        self._memory_bytes = self._disk_bytes = 0
+        self.memory_bytes = self.disk_bytes = 0
+        """Bytes of all open spools, in memory and on the disk."""
         self._failure: tuple[float, str] | None = None
 
     def open(self) -> "Spool":
@@ -87,13 +88,13 @@ class SpoolStore:
 
     def note_disk(self, room: int) -> None:
         """Record the bytes that may still be written in the spools' directory."""
-        self._disk_room, self._on_disk_then = room, self.usage().disk_bytes
+        self._disk_room, self._on_disk_then = room, self.disk_bytes
 
     def disk_room(self) -> int | None:
         """Return the recorded bytes less what was written since; None if nothing was recorded."""
         if self._disk_room is None:
             return None
-        return self._disk_room - (self.usage().disk_bytes - self._on_disk_then)
+        return self._disk_room - (self.disk_bytes - self._on_disk_then)
 
     def failure(self) -> str | None:
         """Explain why the disk could not be used the last time, if that was recent."""
@@ -116,12 +117,12 @@ class SpoolStore:
 
     def usage(self) -> SpoolUsage:
         """Return the present usage."""
-        return SpoolUsage(len(self._open), self._memory_bytes, self._disk_bytes)
+        return SpoolUsage(len(self._open), self.memory_bytes, self.disk_bytes)
 
     def _fits_memory(self, spool: "Spool", size: int) -> bool:
         if not self.memory_allowed:
             return False
-        others = self._memory_bytes - (spool.size if spool.in_memory else 0)
+        others = self.memory_bytes - (spool.size if spool.in_memory else 0)
         return size <= self.limits.memory_each and others + size <= self.limits.memory_total
 
     def _closed(self, spool: "Spool") -> None:
@@ -131,9 +132,9 @@ class SpoolStore:
     def _count(self, spool: "Spool", more: int) -> None:
         """Count `more` bytes of a spool, in memory or on disk."""
         if spool.in_memory:
-            self._memory_bytes += more
+            self.memory_bytes += more
         else:
-            self._disk_bytes += more
+            self.disk_bytes += more
 
 
 class Spool:

@@ -43,8 +43,8 @@ def known_language(layout: Layout, language: str) -> str | None:
 
 
 def language_to_tell(layout: Layout, language: str, default: str) -> str:
-    """Return the language that a model is told: that of the request (`language`), else of the
-    model's location (`default`); empty if it is told none. Both may be empty."""
+    """Return the language that a model is given: that of the request (`language`), else of the
+    model's location (`default`); empty if it is given none. Both may be empty."""
     if not chooses_language(layout) or not layout.languages:
         return ""
     for wanted in (language, default, "" if layout.detects_language else "en"):

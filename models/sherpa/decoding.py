@@ -89,7 +89,7 @@ class Calls:
         self, result: Any, scores: str, start_s: float, end_s: float, *, words: bool, found: bool
     ) -> Decoded:
         """Convert a result of the library. `scores`: name of its tokens' log probabilities.
-        `found`: the model was not told the language."""
+        `found`: the model was not given a language."""
         text = _text_of(result)
         if self._whisper and _NO_SPEECH.fullmatch(text):
             text = ""

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from models.processor import AVX2, AVX512
@@ -71,4 +71,5 @@ def kernel_report() -> Iterator[KernelReport]:
             found = re.search(r"^Core: (\w+)$", printed, re.MULTILINE)
             report.kernel = found.group(1) if found else None
             rest = re.sub(r"^Core: \w+\n", "", printed, flags=re.MULTILINE)
-            os.write(2, rest.encode())
+            with suppress(OSError):  # a log that cannot be written, on a full disk
+                os.write(2, rest.encode())

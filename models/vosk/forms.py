@@ -72,7 +72,7 @@ class VoskValues(msgspec.Struct, frozen=True):
 def forms(location: ModelLocation, settings: EngineSettings) -> list[Form]:
     """Return the ways to load the model, best first. Raises `ModelError`."""
     values = VoskValues.of(settings)
-    with _told(location):
+    with _as_model_errors(location):
         lookup = find_prepared(location, settings.store)
     prepared, problems = lookup.prepared, lookup.problems
     if prepared is not None and (why := mapping.mapping_problem()) is not None:
@@ -84,7 +84,7 @@ def forms(location: ModelLocation, settings: EngineSettings) -> list[Form]:
         own = prepared.directory == location.directory
         originals = (prepared,) if own else (prepared, None)
     found: list[Form] = []
-    with _told(location):
+    with _as_model_errors(location):
         for left_out in _left_out(location.directory, values):
             for made in originals:
                 files = made.made if made else {}
@@ -101,7 +101,7 @@ def forms_once_prepared(
     first. Raises `ModelError`."""
     values = VoskValues.of(settings)
     found: list[Form] = []
-    with _told(location):
+    with _as_model_errors(location):
         for left_out in _left_out(location.directory, values):
             published = predict(location.directory, rescoring=not left_out)
             prediction = if_prepared(published, graph_bytes)
@@ -110,7 +110,7 @@ def forms_once_prepared(
 
 
 @contextlib.contextmanager
-def _told(location: ModelLocation) -> Iterator[None]:
+def _as_model_errors(location: ModelLocation) -> Iterator[None]:
     """Translate errors of unreadable files, and of settings that the processor cannot run, into
     `ModelError`."""
     try:

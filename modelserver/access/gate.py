@@ -70,7 +70,7 @@ class AccessGate:
         """Decide by the settings that `settings` returns, which may change."""
         self._settings = settings
         self._keyring: Keyring | None = None
-        self._told: str | None = None
+        self._logged: str | None = None
         self._quotas: defaultdict[str, Quota] = defaultdict(Quota)
         self._secrets = ClientSecrets()
 
@@ -190,8 +190,8 @@ class AccessGate:
         return self._keyring
 
     def _tell(self, problem: str | None) -> None:
-        if problem != self._told:
-            self._told = problem
+        if problem != self._logged:
+            self._logged = problem
             if problem is not None:
                 log.error("keys.read_failed", reason=problem)
             else:

@@ -19,6 +19,7 @@ SHORT_S, LONG_S = 0.25, 10.0
 _SHORT, _LONG = 720, 1080
 """Three minutes, and three hours."""
 _WINDOW_S = 60.0
+_SORTED_EVERY_S = 1.0
 _LEVELS = {"normal": 0, "pressure": 1, "critical": 2}
 
 
@@ -60,6 +61,8 @@ class History:
         self.short, self.long = PackedRing.of(Sample, _SHORT), PackedRing.of(Sample, _LONG)
         self._tasks = Tasks()
         self._before: dict[float, tuple[float, int, int, float]] = {}
+        self._sorted_at = -1e9
+        self._percentiles: tuple[float | None, float | None] = None, None
 
     async def __aenter__(self) -> "History":
         self._tasks.keep("history", self._sample_for_ever)
@@ -110,7 +113,7 @@ class History:
             used=guard.used,
             model=unreclaimable["fork server"],
             growth=growth,
-            spools=service.spools.usage().memory_bytes,
+            spools=service.spools.memory_bytes,
             supervisor=unreclaimable["supervisor"],
             mapped=guard.mapped,
             level=_LEVELS[guard.state.level.word],
@@ -139,7 +142,14 @@ class History:
         )
 
     def _latency(self) -> tuple[float | None, float | None]:
-        since = time.monotonic() - _WINDOW_S
+        """Return the percentiles, as they were at most a second ago: a thousand requests are
+        sorted for them."""
+        now = time.monotonic()
+        if now - self._sorted_at >= _SORTED_EVERY_S:
+            self._sorted_at, self._percentiles = now, self._sorted(now - _WINDOW_S)
+        return self._percentiles
+
+    def _sorted(self, since: float) -> tuple[float | None, float | None]:
         taken = sorted(s for when, s in self._service.traffic.latest if when > since)
         if not taken:
             return None, None

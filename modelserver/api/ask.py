@@ -86,7 +86,7 @@ class AskedInWriting(msgspec.Struct):
     stream: bool = False
 
 
-Told = Callable[[Any], None]
+_Report = Callable[[Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,10 @@ async def ask(request: web.Request) -> web.StreamResponse:
     async with _asking(request, who) as asking:
         story = _Story()
 
-        async def work(told: Told) -> Answered:
-            question = await _question(request, asking, told)
+        async def work(report: _Report) -> Answered:
+            question = await _question(request, asking, report)
             story.question = question
-            told(question)
+            report(question)
             if not question.text:
                 raise Refusal("nothing_said", "no speech was recognised in the audio")
             async with aclosing(assistant.answer(asking.history, question.text)) as answer:
@@ -119,10 +119,10 @@ async def ask(request: web.Request) -> web.StreamResponse:
                         request[NOTES].update(answered=len(text))
                         return Answered(question, Answer(text, said.finish, said.model))
                     if isinstance(said, Thought):
-                        told(ThinkingDelta(said.text))
+                        report(ThinkingDelta(said.text))
                         continue
                     story.parts.append(said)
-                    told(AnswerDelta(said))
+                    report(AnswerDelta(said))
             raise ChatFailed("assistant_failed", "the language model returned an empty answer")
 
         if asking.stream or wants_events(request):
@@ -183,10 +183,10 @@ def _must_be_bearable(history: list[Turn]) -> None:
         )
 
 
-async def _question(request: web.Request, asking: _Asking, told: Told) -> Question:
+async def _question(request: web.Request, asking: _Asking, report: _Report) -> Question:
     if asking.spoken is None:
         return Question(asking.text or "", request[REQUEST_ID])
-    speech = await asking.spoken.transcribe(told)
+    speech = await asking.spoken.transcribe(report)
     return Question(
         speech.text, request[REQUEST_ID], speech.duration_s, speech.language, speech.model
     )
@@ -203,7 +203,7 @@ class _Story:
         """Of the answer so far."""
         self._file = OurStory()
 
-    def told(
+    def events(
         self, news: SpeechProgress | Question | ThinkingDelta | AnswerDelta
     ) -> Iterator[Event]:
         match news:
@@ -214,7 +214,7 @@ class _Story:
             case AnswerDelta():
                 yield Event("answer.delta", news)
             case _:
-                yield from self._file.told(news)
+                yield from self._file.events(news)
 
     def done(self, result: Answered) -> Event:
         return Event("answer.done", result)

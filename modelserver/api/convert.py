@@ -1,6 +1,6 @@
 """Transcription of one audio file: `POST /api/audio/convert`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ from modelserver.request.accept import wants_events, wants_plain_text
 from modelserver.request.parameters import Parameters, read_parameters
 from modelserver.request.upload import receive_upload
 from modelserver.serving.served import ServedModel
-from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest, recognition_of
+from modelserver.speech.messages import OnProgress, Speech, SpeechRequest, recognition_of
 
 
 async def convert(request: web.Request) -> web.StreamResponse:
@@ -61,8 +61,8 @@ async def convert(request: web.Request) -> web.StreamResponse:
                 request_id=request[REQUEST_ID],
             )
 
-        async def work(told: Callable[[SpeechProgress], None]) -> Transcript:
-            return answer(await upload.transcribe(told))
+        async def work(on_progress: OnProgress) -> Transcript:
+            return answer(await upload.transcribe(on_progress))
 
         if events:
             return await stream_events(request, work, OurStory())

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
@@ -40,7 +40,7 @@ from modelserver.request.parameters import (
 )
 from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
-from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest, recognition_of
+from modelserver.speech.messages import OnProgress, Speech, SpeechRequest, recognition_of
 from modelserver.timestamps import Timestamp, timestamp
 from modelserver.tracing import trace_headers
 from supervisor import Spool
@@ -348,8 +348,8 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
     continues after a restart."""
     jobs = request.app[JOBS]
 
-    async def work(told: Callable[[SpeechProgress], None]) -> JobDocument:
-        await jobs.work.follow(job.id, told)
+    async def work(on_progress: OnProgress) -> JobDocument:
+        await jobs.work.follow(job.id, on_progress)
         now = await jobs.get(job.id, speech=True)
         if now is None:
             raise Refusal("job_not_found", "the job was deleted")

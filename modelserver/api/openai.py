@@ -292,7 +292,7 @@ class _Deltas:
         self._last = ""
         """The last letter so far: whether a space follows it depends on its script."""
 
-    def told(self, progress: SpeechProgress) -> Iterator[Event]:
+    def events(self, progress: SpeechProgress) -> Iterator[Event]:
         if progress.segment is None:
             return
         text = progress.segment.text

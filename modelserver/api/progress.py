@@ -49,7 +49,7 @@ class Event:
 class Story(Protocol):
     """Translator of progress into the events of one API."""
 
-    def told(self, progress: Any) -> Iterator[Event]:
+    def events(self, progress: Any) -> Iterator[Event]:
         """Yield the events for progress, as the work reports it."""
         ...
 
@@ -102,7 +102,7 @@ class OurStory:
         self._reported_at = 0.0
         self._partial = ""
 
-    def told(self, progress: SpeechProgress) -> Iterator[Event]:
+    def events(self, progress: SpeechProgress) -> Iterator[Event]:
         """Yield each event only where it is news."""
         if progress.segment is not None:
             self._partial = ""
@@ -141,7 +141,7 @@ class _Waiting:
         return [*self._lasting, *self._passing.values()]
 
     def tell(self, progress: Any) -> None:
-        for event in self._story.told(progress):
+        for event in self._story.events(progress):
             if event.passing:
                 self._passing[event.name] = event
             else:

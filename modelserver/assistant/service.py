@@ -60,13 +60,13 @@ class Assistant:
         """Pieces of thoughts and text, then an `Ending`. Closing the iterator ends the call. Raises
         `ChatFailed`."""
         settings = self._settings()
-        told = history[-2 * settings.history_turns :] if settings.history_turns else []
+        recent = history[-2 * settings.history_turns :] if settings.history_turns else []
         chat = start_span("chat", SpanKind.CLIENT, attributes={"gen_ai.operation.name": "chat"})
         if settings.model:
             chat.set_attribute("gen_ai.request.model", settings.model)
         headers = trace_headers(chat)
         try:
-            async with aclosing(self._chat.answer(settings, told, question, headers)) as answer:
+            async with aclosing(self._chat.answer(settings, recent, question, headers)) as answer:
                 async for said in answer:
                     if isinstance(said, Ending) and said.model is not None:
                         chat.set_attribute("gen_ai.response.model", said.model)

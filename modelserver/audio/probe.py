@@ -14,9 +14,9 @@ from modelserver.audio.formats import RawFormat
 from modelserver.audio.riff import FORMS, HEADER_LIMIT_BYTES, ArrivingHeader, Wav
 
 LOOK_BYTES = 512
-_USUAL_HEADER_BYTES = 4096
-"""Bytes that a chunk is looked at for first: nearly all headers end there."""
 """Number of first bytes that suffice to tell what the upload is not."""
+_USUAL_HEADER_BYTES = 4096
+"""Bytes of a chunk that are looked at first: nearly all headers end there."""
 
 # Magic, where it is, and a name. Only what could be taken for audio by its sender.
 _NOT_AUDIO = (
@@ -223,10 +223,11 @@ class Gate:
     def feed(self, chunk: bytes) -> None:
         """Check the next bytes of the file. Raises `AudioError`."""
         self._received += len(chunk)
-        for part in (chunk[:_USUAL_HEADER_BYTES], chunk[_USUAL_HEADER_BYTES:]):
-            if self._looking and part:
-                self._head += part
-                self._look(complete=False)
+        at, end = 0, _USUAL_HEADER_BYTES
+        while self._looking and at < len(chunk):
+            self._head += chunk[at:end]
+            self._look(complete=False)
+            at, end = end, len(chunk)
         self._must_be_short_enough()
 
     def finish(self) -> tuple[float, bool]:

@@ -85,11 +85,11 @@ class Wav:
     @property
     def bytes_a_second(self) -> float:
         """Bytes of samples per second; 0 if unknown."""
-        (told,) = struct.unpack_from("<I", self.fmt, 8)
+        (byte_rate,) = struct.unpack_from("<I", self.fmt, 8)
         tag, bits = struct.unpack_from("<H", self.fmt)[0], struct.unpack_from("<H", self.fmt, 14)[0]
         if tag in (_PCM, 3, _EXTENSIBLE) and bits:
             return self.rate * self.frame_bytes
-        return float(told)
+        return float(byte_rate)
 
     @property
     def frame_bytes(self) -> int:
@@ -290,10 +290,10 @@ def in_containers(wav: Wav, some: bytes) -> tuple[bytes, int]:
     if container not in (2, 3, 4) or not 1 < needed < container:
         return wav.fmt, 0
     samples = [some[at : at + container] for at in range(0, len(some) - container + 1, container)]
-    heard = [one for one in samples if any(one)]
-    low = bool(heard) and (
-        all(_extends_sign(one, needed) for one in heard)
-        or not any(any(one[needed:]) for one in heard)
+    nonzero = [one for one in samples if any(one)]
+    low = bool(nonzero) and (
+        all(_extends_sign(one, needed) for one in nonzero)
+        or not any(any(one[needed:]) for one in nonzero)
     )
     rate = wav.rate
     fmt = struct.pack("<HHIIHH", _PCM, channels, rate, rate * block, block, 8 * container)

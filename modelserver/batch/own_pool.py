@@ -95,14 +95,14 @@ class OwnPool(Engine):
     async def _recognise(
         self, audio: JobInput, expected_s: float, moved: Callable[[float], None]
     ) -> Speech:
-        def told(progress: SpeechProgress) -> None:
+        def on_progress(progress: SpeechProgress) -> None:
             moved(progress.done_s)
 
         service = self._service
         async with service.admit(service.models.default, patient=True) as admission:
             # What comes through a pipe is taken for plain samples.
             admission.resize(expected_s or audio.size / 32_000, known=False)
-            done = await Transcription(service, service.models.default, self._asked, told=told).run(
-                admission, audio
-            )
+            done = await Transcription(
+                service, service.models.default, self._asked, on_progress=on_progress
+            ).run(admission, audio)
             return done.speech

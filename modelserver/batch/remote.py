@@ -27,7 +27,7 @@ def names_several(url: str) -> bool:
 def expanded(url: str) -> list[str]:
     """List the files of a directory and below, or those that match a pattern. Raises `OSError` or
     `EngineUnusable`."""
-    with _told(url):
+    with _as_os_errors(url):
         system, path = _system(url)
         if url.endswith("/"):
             found = system.find(path)
@@ -39,7 +39,7 @@ def expanded(url: str) -> list[str]:
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[IO[bytes]]:
     """Open a URL for reading. Raises `OSError` or `EngineUnusable`."""
-    with _told(url):
+    with _as_os_errors(url):
         system, path = _system(url)
         file = system.open(path, "rb")
     try:
@@ -50,14 +50,14 @@ def opened(url: str) -> Iterator[IO[bytes]]:
 
 def read(file: IO[bytes], url: str, size: int) -> bytes:
     """Read the next part. Raises `OSError`."""
-    with _told(url):
+    with _as_os_errors(url):
         return file.read(size)
 
 
 def stamp(url: str) -> str:
     """Return what changes with the content of a URL; empty if nothing is known of it."""
     try:
-        with _told(url):
+        with _as_os_errors(url):
             system, path = _system(url)
             known = system.info(path)
     except (OSError, EngineUnusable):
@@ -81,7 +81,7 @@ def _system(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
+def _as_os_errors(url: str) -> Iterator[None]:
     """Turn the exceptions of all backends into `OSError`."""
     try:
         yield

@@ -16,10 +16,14 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     The script completes commands and options.
 
+    Write it to the file that your shell reads:
+
     \b
-    bash:  modelserver completion bash > ~/.local/share/bash-completion/completions/modelserver
-    zsh:   modelserver completion zsh > DIRECTORY/_modelserver, with DIRECTORY in $fpath
-    fish:  modelserver completion fish > ~/.config/fish/completions/modelserver.fish
+    bash:  ~/.local/share/bash-completion/completions/modelserver
+    zsh:   DIRECTORY/_modelserver, with DIRECTORY in $fpath
+    fish:  ~/.config/fish/completions/modelserver.fish
+
+    Example: modelserver completion fish > ~/.config/fish/completions/modelserver.fish
     """
     kind = get_completion_class(shell)
     assert kind is not None

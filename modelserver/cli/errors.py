@@ -16,7 +16,7 @@ from modelserver.serving.commands import FailureLine, in_background, report
 
 
 @contextmanager
-def told(background: int | None = None) -> Iterator[None]:
+def model_errors_shown(background: int | None = None) -> Iterator[None]:
     """End the command with the message of a model's error. Exit status: 1, or as shells report it
     if a process that the command had started was killed. `background`: process id of the server
     that started this process, if any: it receives the code too, and this process takes the lowest

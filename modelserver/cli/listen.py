@@ -178,12 +178,16 @@ async def _spoken() -> AsyncGenerator[bytes, None]:
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-    def heard(data: Any, *_: object) -> None:  # in a thread of PortAudio's
+    def captured(data: Any, *_: object) -> None:  # in a thread of PortAudio's
         loop.call_soon_threadsafe(pieces.put_nowait, bytes(data))
 
     try:
         microphone = sounddevice.RawInputStream(
-            samplerate=_RATE, channels=1, dtype="int16", blocksize=_PIECE_BYTES // 2, callback=heard
+            samplerate=_RATE,
+            channels=1,
+            dtype="int16",
+            blocksize=_PIECE_BYTES // 2,
+            callback=captured,
         )
     except sounddevice.PortAudioError as error:
         raise _Cannot(f"the microphone cannot be used: {error}") from error

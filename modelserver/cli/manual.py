@@ -61,10 +61,10 @@ def _commands(command: click.Command, ctx: click.Context) -> Iterator[str]:
 def _paragraphs(text: str) -> Iterator[str]:
     """Write paragraphs as roff; those after a line with \\b keep their lines."""
     for number, paragraph in enumerate(re.split(r"\n\s*\n", cleandoc(text))):
-        kept = paragraph.lstrip().startswith("\b")
+        verbatim = paragraph.lstrip().startswith("\b")
         if number:
             yield ".PP"
-        if kept:
+        if verbatim:
             yield from (".nf", *map(_text, paragraph.replace("\b", "").strip().splitlines()), ".fi")
         else:
             yield _text(" ".join(paragraph.split()))

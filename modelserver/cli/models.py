@@ -18,7 +18,7 @@ from models import (
     Progress,
     engine_of,
 )
-from modelserver.cli.errors import must_be_ours, told
+from modelserver.cli.errors import model_errors_shown, must_be_ours
 from modelserver.cli.models_clean import clean_models, prepared_forms
 from modelserver.cli.models_inspect import inspect_model
 from modelserver.cli.models_list import list_models
@@ -74,7 +74,7 @@ def prepare(
     MODEL is a name or a path. Without it, the model that would be served is prepared.
     """
     settings = configuration.settings
-    with told(background):
+    with model_errors_shown(background):
         must_be_ours((output or settings.prepared_dir).absolute())
         location = _find(settings, model)
         store, of_engine = _store(location, settings)
@@ -130,7 +130,7 @@ def export_model(configuration: Configuration, name: str, file: Path) -> None:
     if len(made) > 1:
         names = ", ".join(m.directory.name for m in made)
         raise click.ClickException(f"{name} is prepared more than once: say which of {names}")
-    with told():
+    with model_errors_shown():
         made[0].store.write_archive(made[0].directory, file)
     click.echo(f"{file}: {in_units(file.stat().st_size)}")
 
@@ -146,7 +146,7 @@ def import_model(configuration: Configuration, file: Path, model: str | None) ->
     Checksums and everything in it are checked.
     """
     settings = configuration.settings
-    with told():
+    with model_errors_shown():
         must_be_ours(settings.prepared_dir)
         location = _find(settings, model)
         store, of_engine = _store(location, settings)

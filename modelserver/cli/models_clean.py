@@ -8,7 +8,7 @@ import click
 import models
 from models.fetching import broken_downloads
 from models.leftovers import Leftover, remove_leftover
-from modelserver.cli.errors import must_be_ours, told
+from modelserver.cli.errors import model_errors_shown, must_be_ours
 from modelserver.cli.options import with_settings
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
@@ -38,7 +38,7 @@ def clean_models(configuration: Configuration, name: str | None, dry_run: bool) 
             else:
                 delete_prepared(prepared)
         return
-    with told():
+    with model_errors_shown():
         for directory in (settings.prepared_dir, settings.models_dir):
             if directory.exists() and not dry_run:
                 must_be_ours(directory)

@@ -9,7 +9,7 @@ import psutil
 import uvloop
 
 import models as model_package
-from modelserver.cli.errors import told
+from modelserver.cli.errors import model_errors_shown
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
 from modelserver.serving.load_specs import find_model
@@ -49,7 +49,7 @@ def inspect_model(
     settings = first_model(configuration.settings)
     if model is not None:
         settings = msgspec.structs.replace(settings, model=(model,))
-    with told():
+    with model_errors_shown():
         location = find_model(settings)
         choice = candidate(location, settings)
     result = _measure(settings) if measured else None
@@ -62,7 +62,7 @@ def inspect_model(
     workers = worker_count(settings)
     if kubernetes:
         needs = server_needs(prediction, workers, settings)
-        with told():
+        with model_errors_shown():
             patch = kubernetes_patch(location, needs)
         click.echo(patch, nl=False)
         return

@@ -12,7 +12,7 @@ import click
 
 import models
 from models.fetching import pull, pull_file
-from modelserver.cli.errors import must_be_ours, told
+from modelserver.cli.errors import model_errors_shown, must_be_ours
 from modelserver.cli.options import BACKGROUND, with_settings
 from modelserver.serving.commands import ProgressLine, report
 from modelserver.serving.listing import recommended
@@ -55,7 +55,7 @@ def pull_model(
         if there.name == name:
             click.echo(f"{name} is installed already: {there.directory}", err=True)
             return
-    with told(background), _progress(background) as on_progress:
+    with model_errors_shown(background), _progress(background) as on_progress:
         must_be_ours(settings.models_dir)
         _must_be_no_directory(name, settings.models_dir)
         try:

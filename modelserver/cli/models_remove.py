@@ -6,7 +6,7 @@ import click
 
 import models
 from models import fetching
-from modelserver.cli.errors import told
+from modelserver.cli.errors import model_errors_shown
 from modelserver.cli.models_clean import all_prepared, delete_prepared
 from modelserver.cli.options import with_settings
 from modelserver.settings.configuration import Configuration
@@ -23,7 +23,7 @@ def remove_model(configuration: Configuration, name: str) -> None:
     """
     settings = configuration.settings
     forms = [form for form in all_prepared(settings.prepared_dir) if form.made.name == name]
-    with told():
+    with model_errors_shown():
         try:
             directory = fetching.remove(name, settings.models_dir)
         except models.ModelError as error:

@@ -2,6 +2,7 @@
 points."""
 
 import contextlib
+import difflib
 import importlib
 from importlib.metadata import EntryPoint, entry_points
 
@@ -35,6 +36,19 @@ class Commands(click.Group):
         """List the names of all commands."""
         added = (*entry_points(group=COMMANDS).names, *TOOLS[COMMANDS])
         return sorted({*OWN, *added})
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command and its arguments. An unknown name is answered with a similar one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            similar = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            if not similar:
+                raise
+            text = f"{error.format_message()} Did you mean {similar[0]!r}?"
+            raise click.UsageError(text, ctx) from error
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of that name. One of modelserver-tools, without it, says how to

@@ -53,7 +53,7 @@ def _total(widths: Sequence[int]) -> int:
 def _narrowed(columns: Sequence[Sequence[str]], width: int) -> list[int]:
     """Return widths with which the columns take `width`, or as little as their longest words."""
     widths = [max(map(len, column)) for column in columns]
-    least = [max(len(word) for cell in c for word in ["", *cell.split()]) for c in columns]
+    least = [max(len(word) for cell in c for word in cell.split(" ")) for c in columns]
     while _total(widths) > width and widths != least:
         widest = max((w, n) for n, w in enumerate(widths) if w > least[n])[1]
         widths[widest] -= 1

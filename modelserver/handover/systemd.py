@@ -81,7 +81,7 @@ class Notifier:
         """Have systemd drop what it keeps under that name."""
         self.tell(FDSTOREREMOVE=1, FDNAME=name)
 
-    def until_heard(self, timeout_s: float) -> None:
+    def wait_until_read(self, timeout_s: float) -> None:
         """Wait until systemd has read all notifications: it may not know the sender of one any more
         if that has exited (sd_notify_barrier(3))."""
         if self._socket is None:

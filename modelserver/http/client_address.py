@@ -14,8 +14,10 @@ def client_address(request: web.BaseRequest, proxies: ProxySettings) -> str:
     client = _plain(request.remote or "")
     if not _is_in(client, proxies.trusted):
         return client
-    told = ",".join(request.headers.getall("X-Forwarded-For", []))
-    for part in reversed(told.split(",")):
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+    if not forwarded:
+        return client
+    for part in reversed(forwarded.split(",")):
         address = part.strip().strip('"')
         if address.startswith("["):
             address = address[1:].partition("]")[0]

@@ -36,7 +36,7 @@ _LINGER_IDLE_S, _LINGER_LOOK_S = 2.0, 0.5
 class ClientConnection(RequestHandler):
     """aiohttp's connection, counted, with our error document for what is not even HTTP."""
 
-    __slots__ = ("_begun", "_connections", "_counted", "_heard", "_timer", "_traffic")
+    __slots__ = ("_begun", "_connections", "_counted", "_received_at", "_timer", "_traffic")
 
     def __init__(
         self,
@@ -57,20 +57,20 @@ class ClientConnection(RequestHandler):
         self._connections = connections
         self._traffic = traffic
         self._counted = False
-        self._heard = loop.time()
+        self._received_at = loop.time()
         self._begun = False
         self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        self._heard = asyncio.get_running_loop().time()
-        heard = self._request_count
-        waited = self._waits or not heard
+        self._received_at = asyncio.get_running_loop().time()
+        requests_before = self._request_count
+        waited = self._waits or not requests_before
         request = self._current_request
         ahead = request is not None and request.content.is_eof()
         super().data_received(data)
         if data and (waited or ahead):
             # Part of a next request's head may be in the parser, which does not return it.
-            self._begun = self._request_count == heard or ahead
+            self._begun = self._request_count == requests_before or ahead
 
     @property
     def _waits(self) -> bool:
@@ -109,7 +109,7 @@ class ClientConnection(RequestHandler):
         def look() -> None:
             if self.transport is None or self.transport.is_closing():
                 return
-            if loop.time() - self._heard > _LINGER_IDLE_S:
+            if loop.time() - self._received_at > _LINGER_IDLE_S:
                 self.force_close()
             else:
                 self._timer = loop.call_later(_LINGER_LOOK_S, look)

@@ -111,12 +111,14 @@ def host_name(netloc: str) -> str:
 
 
 def _is_local(host: str) -> bool:
-    if "." not in host or host == os.uname().nodename.lower():
+    if "." not in host:
         return True  # `localhost`, a name of the local network, an IPv6 address, or none at all
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return host.rpartition(".")[2] in _LOCAL_ENDS or host.endswith(".home.arpa")
+        last = host.rpartition(".")[2]
+        own = os.uname().nodename.lower()
+        return last in _LOCAL_ENDS or host.endswith(".home.arpa") or host == own
     return True
 
 

@@ -53,7 +53,7 @@ class Room:
         self._must_have_room(size or 0)
         async with self._spools.open() as spool:
             self._arriving[spool] = owner, size or 0
-            self._spools.note_disk(self._bytes() - self._spools.usage().disk_bytes)
+            self._spools.note_disk(self._bytes() - self._spools.disk_bytes)
             try:
                 yield spool
             finally:
@@ -84,5 +84,5 @@ class Room:
             free = shutil.disk_usage(directory).free - _LEAST_FREE_BYTES
         except OSError as error:
             raise unusable(f"{directory}: {error.strerror}") from error
-        written = self._spools.usage().disk_bytes
+        written = self._spools.disk_bytes
         return min(free + written, self._settings.disk - self._held_bytes())

@@ -246,8 +246,8 @@ class JobService:
 
     async def _open(self) -> None:
         store = await self._store.open(self._settings.directory)
-        self._directory = store.directory
         waiting = await self._store.do(lambda store: store.unfinished())
+        self._directory = store.directory
         for job in waiting:
             self.work.add(job)
         self.problem = self._service.jobs_refused = None

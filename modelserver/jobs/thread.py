@@ -25,7 +25,8 @@ class StoreThread:
         self._clock = SetClock()
 
     async def open(self, directory: Path) -> JobStore:
-        """Raises what `JobStore` raises."""
+        """Open the store, in place of one that is open. Raises what `JobStore` raises."""
+        await self._close()
         loop = asyncio.get_running_loop()
         self._store = await loop.run_in_executor(self._executor, JobStore, directory)
         return self._store
@@ -61,10 +62,13 @@ class StoreThread:
 
     async def close(self) -> None:
         """Close the store when all that was asked for is done."""
+        await self._close()
+        self._executor.shutdown(wait=False)
+
+    async def _close(self) -> None:
         if self._store is not None:
             store, self._store = self._store, None
             await asyncio.get_running_loop().run_in_executor(self._executor, store.close)
-        self._executor.shutdown(wait=False)
 
 
 def _retrieve(doing: asyncio.Future[Any]) -> None:

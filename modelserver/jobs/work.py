@@ -27,7 +27,7 @@ from modelserver.serving.service import SpeechService
 from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
 from modelserver.speech.joining import RecognisedPiece
-from modelserver.speech.messages import Speech, SpeechProgress
+from modelserver.speech.messages import OnProgress, Speech, SpeechProgress
 from modelserver.tracing import parent_of, span
 from supervisor import (
     DeadlineExceeded,
@@ -61,9 +61,6 @@ def longest_audio_s(settings: Settings) -> float:
     return max(settings.limits.audio_s, settings.jobs.audio_s)
 
 
-Told = Callable[[SpeechProgress], None]
-
-
 @dataclass(eq=False, slots=True)
 class _Known:
     """An unfinished job, in memory."""
@@ -76,8 +73,8 @@ class _Known:
     task: asyncio.Task[None] | None = None
     done_s: float = 0.0
     deleted: bool = False
-    told_all: asyncio.Event = field(default_factory=asyncio.Event)
-    told: set[Told] = field(default_factory=set)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    followers: set[OnProgress] = field(default_factory=set)
 
 
 @dataclass(eq=False, slots=True)
@@ -161,16 +158,15 @@ class JobWork:
         known = self._known.get(job_id)
         return known.done_s if known else 0.0
 
-    async def follow(self, job_id: str, told: Told) -> None:
-        """Report progress to `told` until the job has ended, or this process stops working on
-        it."""
+    async def follow(self, job_id: str, on_progress: OnProgress) -> None:
+        """Report progress to `on_progress` until the job has ended, or this process stops it."""
         if self._paused or (known := self._known.get(job_id)) is None:
             return
-        known.told.add(told)
+        known.followers.add(on_progress)
         try:
-            await known.told_all.wait()
+            await known.ended.wait()
         finally:
-            known.told.discard(told)
+            known.followers.discard(on_progress)
 
     async def forget(self, job_id: str) -> None:
         """Drop a job that is not wanted any more."""
@@ -192,7 +188,7 @@ class JobWork:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for known in self._known.values():
-            known.told_all.set()
+            known.ended.set()
 
     # --- turns ----------------------------------------------------------------------------------
 
@@ -218,7 +214,7 @@ class JobWork:
             self._of[known.job.owner] -= 1
             if not self._of[known.job.owner]:
                 del self._of[known.job.owner]
-        known.told_all.set()
+        known.ended.set()
 
     def _put_off(self, known: _Known, backoff: Backoff, least_s: float) -> None:
         """Have its next turn later; it is not in the queue until then. `backoff`: of its model, or
@@ -310,12 +306,12 @@ class JobWork:
         job, service = known.job, self._service
         served = self._find(job)
 
-        def told(progress: SpeechProgress) -> None:
+        def report(progress: SpeechProgress) -> None:
             known.done_s = progress.done_s
             if known.model.backoff.failures:  # the model is back
                 known.model.backoff.succeeded()
                 self._begin_what_may(known.model)
-            for one in tuple(known.told):
+            for one in tuple(known.followers):
                 one(progress)
 
         asked = msgspec.structs.replace(
@@ -325,14 +321,14 @@ class JobWork:
         with self._store.audio(job.id).open("rb") as file:
             async with service.admit(served, patient=True, client=owner) as admission:
                 admission.resize(job.seconds, known=False)
-                heard_by = f"{__version__} {served.label} {served.report().get('model')}"
+                recognised_by = f"{__version__} {served.label} {served.report().get('model')}"
                 transcription = Transcription(
                     service,
                     served,
                     asked,
-                    told=told,
+                    on_progress=report,
                     request_id=job.request_id,
-                    journal=_Pieces(self._store, job.id, heard_by),
+                    journal=_Pieces(self._store, job.id, recognised_by),
                 )
                 return (await transcription.run(admission, FileInput(file))).speech
 
@@ -340,11 +336,11 @@ class JobWork:
 class _Pieces:
     """The pieces of one job (`modelserver.serving.recordings.PieceJournal`)."""
 
-    def __init__(self, store: StoreThread, job_id: str, heard_by: str) -> None:
-        self._store, self._job_id, self._heard_by = store, job_id, heard_by
+    def __init__(self, store: StoreThread, job_id: str, recognised_by: str) -> None:
+        self._store, self._job_id, self._recognised_by = store, job_id, recognised_by
 
     async def begin(self, piece_s: float) -> dict[int, RecognisedPiece]:
-        pieces_of = f"{self._heard_by} {piece_s:g}"
+        pieces_of = f"{self._recognised_by} {piece_s:g}"
         return await self._store.do(lambda store: store.begin_pieces(self._job_id, pieces_of))
 
     async def keep(self, number: int, recognised: RecognisedPiece) -> None:

@@ -16,7 +16,7 @@ from modelserver.http.errors import ErrorInside, failed, refusal_of
 from modelserver.http.middleware import KEY_NAME, NOT_ALLOWED, NOTES, REQUEST_ID
 from modelserver.live.second_pass import SecondPass, is_utterance_audio
 from modelserver.live.session import Audio, Input, LiveSession, Signal, live_session
-from modelserver.live.websockets import LiveSocket, SocketClient, close_of, open_socket
+from modelserver.live.websockets import LiveSocket, SocketClient, close_of, serve_socket
 from modelserver.refusal import Refusal
 from modelserver.request.parameters import STREAM_NAMES, Parameters, read_parameters
 from modelserver.serving.served import ServedModel
@@ -127,15 +127,13 @@ _COMMANDS = {
 }
 
 
+def _message_of(caption: Caption, kind: type[Final] | type[Revised]) -> Final | Revised:
+    return kind(**{name: getattr(caption, name) for name in kind.__struct_fields__})
+
+
 async def stream(request: web.Request) -> web.StreamResponse:
-    """Answer a stream of our own protocol. The handshake always succeeds, because a browser hides
-    from its page why one failed."""
-    socket = open_socket(request)
-    if not socket.can_prepare(request).ok:
-        raise Refusal("upgrade_required", "this is a WebSocket")
-    await socket.prepare(request)
-    await _Client(request, socket).serve()
-    return socket
+    """Answer a stream of our own protocol."""
+    return await serve_socket(request, _Client)
 
 
 class _Client(SocketClient):
@@ -244,33 +242,12 @@ class _Client(SocketClient):
         if said.kind == "partial":
             await self._send(Partial(said.segment, said.text, said.start, said.end))
         else:
-            await self._send(
-                Final(
-                    said.segment,
-                    said.text,
-                    said.start,
-                    said.end,
-                    said.words,
-                    said.alternatives,
-                    said.language,
-                    said.finalized,
-                )
-            )
+            await self._send(_message_of(said, Final))
             if self._second is not None:
                 self._second.ended(said)
 
     async def _revise(self, said: Caption) -> None:
-        await self._send(
-            Revised(
-                said.segment,
-                said.text,
-                said.start,
-                said.end,
-                said.words,
-                said.alternatives,
-                said.language,
-            )
-        )
+        await self._send(_message_of(said, Revised))
 
     async def _fail(self, error: Exception) -> tuple[int, str]:
         known = refusal_of(error) or failed()

@@ -36,7 +36,7 @@ from modelserver.live.realtime_events import (
 from modelserver.live.realtime_items import RealtimeItems
 from modelserver.live.realtime_options import RealtimeOptions, first_options
 from modelserver.live.session import Audio, Input, LiveSession, Signal, live_session
-from modelserver.live.websockets import LiveSocket, SocketClient, close_of, open_socket
+from modelserver.live.websockets import LiveSocket, SocketClient, close_of, serve_socket
 from modelserver.refusal import Refusal
 from modelserver.speech.messages import Caption
 from supervisor import PoolError
@@ -47,14 +47,8 @@ _ALL_ENDED = Caption("final", 0, "", 0.0, 0.0, finalized=True)
 
 
 async def realtime(request: web.Request) -> web.StreamResponse:
-    """Answer a stream of OpenAI's protocol. The handshake always succeeds, because a browser hides
-    from its page why one failed."""
-    socket = open_socket(request, _SUBPROTOCOL)
-    if not socket.can_prepare(request).ok:
-        raise Refusal("upgrade_required", "this is a WebSocket")
-    await socket.prepare(request)
-    await _Client(request, socket).serve()
-    return socket
+    """Answer a stream of OpenAI's protocol."""
+    return await serve_socket(request, _Client, _SUBPROTOCOL)
 
 
 class _Client(SocketClient):

@@ -5,7 +5,7 @@ import abc
 import asyncio
 import contextlib
 import enum
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
@@ -208,3 +208,18 @@ class SocketClient(abc.ABC):
         notes.update(close=code, reason=reason or None)
         if self.session is not None:
             notes.update(audio_s=round(self.session.audio_s, 3), replays=self.session.replays)
+
+
+async def serve_socket(
+    request: web.Request,
+    client: Callable[[web.Request, LiveSocket], SocketClient],
+    protocol: str = PROTOCOL,
+) -> LiveSocket:
+    """Make the handshake and serve the client. The handshake always succeeds, because a browser
+    hides from its page why one failed. Raises `Refusal` if the request is not for a WebSocket."""
+    socket = open_socket(request, protocol)
+    if not socket.can_prepare(request).ok:
+        raise Refusal("upgrade_required", "this is a WebSocket")
+    await socket.prepare(request)
+    await client(request, socket).serve()
+    return socket

@@ -7,6 +7,8 @@ def wants_plain_text(request: web.Request) -> bool:
     """Return whether the client prefers text/plain to application/json (RFC 9110, section
     12.5.1)."""
     accept = ",".join(request.headers.getall("Accept", ["*/*"]))
+    if accept == "*/*":
+        return False
     plain = _quality(accept, "text", "plain")
     return plain > 0 and plain > _quality(accept, "application", "json")
 
@@ -14,6 +16,8 @@ def wants_plain_text(request: web.Request) -> bool:
 def wants_events(request: web.Request) -> bool:
     """Return whether the client wants the answer as events, as `EventSource` asks for it."""
     accept = ",".join(request.headers.getall("Accept", [""]))
+    if "event-stream" not in accept.lower():
+        return False
     return _quality(accept, "text", "event-stream", exact=True) > 0
 
 

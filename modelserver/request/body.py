@@ -48,12 +48,13 @@ class Received:
 def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
     """Refuse what can be refused for its headers. Raises `Refusal`."""
     content_coding(request)
-    most = limits.body * (_BASE64_SHARE if is_json(request) else 1)
-    if (request.content_length or 0) > most + (_FORM_OVERHEAD_BYTES if _is_wrapped(request) else 0):
+    form, json, length = _is_form(request), is_json(request), request.content_length or 0
+    most = limits.body * (_BASE64_SHARE if json else 1)
+    if length > most + (_FORM_OVERHEAD_BYTES if form or json else 0):
         raise _too_large(limits)
-    if is_json(request) and (request.content_length or 0) > MOST_BYTES:
+    if json and length > MOST_BYTES:
         raise json_too_large()
-    if _is_form(request) and not parameter(request.headers["Content-Type"], "boundary"):
+    if form and not parameter(request.headers["Content-Type"], "boundary"):
         raise Refusal(
             "malformed_multipart",
             "the form's Content-Type has no boundary: do not set that header by hand, the client "
@@ -86,7 +87,9 @@ class BodyReader:
         """
         self._link = link
         self._request, self._spool, self._limits, self._raw = request, spool, limits, raw
-        plain = not _is_wrapped(request) and content_coding(request) is None
+        self._is_form, self._is_json = _is_form(request), is_json(request)
+        wrapped = self._is_form or self._is_json
+        plain = not wrapped and content_coding(request) is None
         self._length = request.content_length if plain else None
         self._gate = self._new_gate()
         self._fields: dict[str, str] = {}
@@ -105,9 +108,9 @@ class BodyReader:
         """Take it in, refusing as early as can be; there is nothing in the spool where a link has
         come in its place. Raises `Refusal` or `SpoolFull`."""
         chunks = body_chunks(self._request, self._limits)
-        if _is_form(self._request):
+        if self._is_form:
             await self._form(chunks)
-        elif is_json(self._request):
+        elif self._is_json:
             await self._json(chunks)
         else:
             self._unwrap = Unwrapped(base64=False)
@@ -306,10 +309,6 @@ class _Form:
 
 def _is_form(request: web.Request) -> bool:
     return media_type(request.headers.get("Content-Type", "")).startswith("multipart/")
-
-
-def _is_wrapped(request: web.Request) -> bool:
-    return _is_form(request) or is_json(request)
 
 
 def _too_large(limits: LimitSettings) -> Refusal:

@@ -15,7 +15,7 @@ from modelserver.request.body import BodyReader, must_be_acceptable
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.serving.transcription import Transcription
-from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from modelserver.speech.messages import OnProgress, Speech, SpeechProgress, SpeechRequest
 from modelserver.tracing import span
 from supervisor import Admission, Spool
 
@@ -35,7 +35,7 @@ class Upload:
     passed: Pass
     held: contextlib.AsyncExitStack
 
-    async def transcribe(self, told: Callable[[SpeechProgress], None] | None = None) -> Speech:
+    async def transcribe(self, on_progress: OnProgress | None = None) -> Speech:
         """Return what is said in it. Releases admission and spool, however long the answer takes to
         send. Raises `supervisor.PoolError`."""
         service = self.request.app[SERVICE]
@@ -43,15 +43,15 @@ class Upload:
 
         def progress(done: SpeechProgress) -> None:
             self.passed.charge_until(done.recognised_s)
-            if told is not None:
-                told(done)
+            if on_progress is not None:
+                on_progress(done)
 
         transcription = Transcription(
             service,
             self.served,
             msgspec.structs.replace(self.asked, longest_audio_s=limits.audio_s),
             timeout_s=limits.request_s,
-            told=progress,
+            on_progress=progress,
             request_id=self.request[REQUEST_ID],
         )
         done = await transcription.run(self.admission, self.spool)

@@ -54,21 +54,21 @@ async def run_models_command(
     receives its process id. Cancelling ends the process."""
     command = [sys.executable, "-P", "-m", "modelserver", "models", *arguments]
     command.append(f"--background={os.getpid()}")
-    told: FailureLine | None = None
+    failure: FailureLine | None = None
     async with guard.helper(role, command, _environment(settings)) as helper:
         on_start(helper.pid)
         async for line in helper.lines():
             with contextlib.suppress(msgspec.DecodeError):
                 said = msgspec.json.decode(line, type=ProgressLine | FailureLine)
                 if isinstance(said, FailureLine):
-                    told = said
+                    failure = said
                 else:
                     on_progress(said)
         death = await helper.ended()
     if death is None:
         return None
-    if told is not None:
-        return Failure(told.code, told.message, death.cause)
+    if failure is not None:
+        return Failure(failure.code, failure.message, death.cause)
     last = helper.said.splitlines()[-1] if helper.said else death.sentence
     return Failure("", death.sentence if death.cause in _BY_OTHERS else last, death.cause)
 

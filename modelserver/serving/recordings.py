@@ -23,6 +23,7 @@ from modelserver.speech.messages import (
     Decoded,
     DecodedPiece,
     DecodeRequest,
+    OnProgress,
     Speech,
     SpeechProgress,
     SpeechRequest,
@@ -40,8 +41,6 @@ _MOST_HELD_BYTES = 64 * 1024 * 1024
 
 _LEAST_PIECE_S = 15.0
 _PIECES_EACH = 6
-
-Told = Callable[[SpeechProgress], None]
 
 
 class PieceJournal(Protocol):
@@ -85,7 +84,7 @@ class Recording:
         asked: SpeechRequest,
         *,
         piece_s: float,
-        told: Told | None = None,
+        on_progress: OnProgress | None = None,
         request_id: str | None = None,
         journal: PieceJournal | None = None,
         writes: bool = False,
@@ -100,7 +99,7 @@ class Recording:
         """
         self._pool, self._spools, self._workers = pool, spools, workers
         self._asked, self._piece_s = asked, piece_s
-        self._told, self._request_id = told, request_id
+        self._on_progress, self._request_id = on_progress, request_id
         self._journal = journal
         self._turn, self._may_go_on = turn, may_go_on
         self._known: dict[int, RecognisedPiece] = {}
@@ -209,12 +208,12 @@ class Recording:
             while waiting is not None:
                 if self._may_go_on is not None:
                     await self._may_go_on()
-                captions = await self._hear(stream, spool, waiting, rate)
+                captions = await self._transcribe(stream, spool, waiting, rate)
                 await self._understood(waiting.piece, captions, fed_s)
                 fed_s += waiting.size / 2 / rate
                 waiting = await self._waiting.get()
 
-    async def _hear(
+    async def _transcribe(
         self, stream: Stream, spool: Spool, waiting: _Waiting, rate: int
     ) -> list[Caption]:
         end = waiting.offset + waiting.size
@@ -279,9 +278,9 @@ class Recording:
         ]
 
     def _tell(self, segment: SpeechSegment | None = None) -> None:
-        if self._told is not None:
+        if self._on_progress is not None:
             done_s, channels = round(self._done_s, 3), max(1, len(self._channels))
-            self._told(SpeechProgress(done_s, None, segment, channels))
+            self._on_progress(SpeechProgress(done_s, None, segment, channels))
 
     def _speech(self, decoded: Decoded) -> Speech:
         asked, apart = self._asked, self._asked.channels != MIX

@@ -26,15 +26,15 @@ class RequirementSupply:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._making = asyncio.Lock()
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     async def get(self, requirement: models.Requirement) -> Mapping[str, str]:
         """Return the variables of a process that uses it. Raises `RequirementMissing`."""
         try:
             return await self._get(requirement)
         except RequirementMissing as error:
-            if str(error) not in self._told:
-                self._told.add(str(error))
+            if str(error) not in self._logged:
+                self._logged.add(str(error))
                 log.warning(
                     "requirement.supply_failed",
                     name=requirement.name,

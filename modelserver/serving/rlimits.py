@@ -33,7 +33,7 @@ def not_allowed(choice: Choice, workers: int) -> str | None:
     ):
         if left is not None and left.free < wanted:
             return (
-                f"only {left.free} of the processes and threads are left ({name}), and "
+                f"too few processes and threads may be started: {left.free} ({name}); "
                 f"{counted(workers, 'worker')} and the fork server need {wanted}"
             )
     return None

@@ -19,18 +19,18 @@ _PREPARE_MARGIN = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes that a server with `workers` workers needs. `kept`: memory that cannot be reclaimed;
-    `cached`: file cache for full speed, which a memory cgroup counts too, but gives back when
-    needed."""
+    """Bytes that a server with `workers` workers needs. `unreclaimable`: memory that the
+    kernel cannot take back; `cached`: file cache for full speed, which a memory cgroup counts too,
+    but gives back when needed."""
 
     workers: int
-    kept: int
+    unreclaimable: int
     cached: int
 
     @property
     def request(self) -> int:
         """Bytes to ask for, for full speed."""
-        return _rounded(self.kept + self.cached)
+        return _rounded(self.unreclaimable + self.cached)
 
     @property
     def limit(self) -> int:
@@ -41,8 +41,8 @@ class Needs:
 def server_needs(prediction: models.Prediction, workers: int, settings: Settings) -> Needs:
     """Return the needs of a server with that model."""
     model = max(prediction.total(workers), prediction.most_while_loading)
-    kept = model + SUPERVISOR_BYTES + settings.spool.memory_total
-    return Needs(workers, kept, prediction.touched)
+    unreclaimable = model + SUPERVISOR_BYTES + settings.spool.memory_total
+    return Needs(workers, unreclaimable, prediction.touched)
 
 
 def kubernetes_patch(location: models.ModelLocation, needs: Needs) -> str:
@@ -50,10 +50,11 @@ def kubernetes_patch(location: models.ModelLocation, needs: Needs) -> str:
     `models.ModelError`."""
     store = models.engine_of(location.directory).store
     preparing = store.needs(location) if store is not None else None
+    unreclaimable = in_units(needs.unreclaimable)
     return f"""\
 # modelserver models inspect --kubernetes {location.name} --workers {needs.workers}
 #
-# {in_units(needs.kept)} that cannot be taken back, and {in_units(needs.cached)} of file cache for
+# {unreclaimable} that cannot be taken back, and {in_units(needs.cached)} of file cache for
 # full speed; the limit leaves the guard room to act before the kernel does.
 {_disk(preparing) if preparing else ""}apiVersion: apps/v1
 kind: StatefulSet

@@ -1,4 +1,4 @@
-"""Memory of text steps, which the process that loads the model holds beside it: known before."""
+"""Memory of text steps, which the fork server holds beside the model: known before they load."""
 
 import dataclasses
 from collections.abc import Iterable

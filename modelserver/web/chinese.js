@@ -192,7 +192,7 @@ export const CHINESE = {
   "a process may have {} of addresses ({}), and {} needs {}: memory is bounded by memory.limit, not by that": "一个进程只能使用 {1} 地址空间（{2}），而 {3} 需要 {4}：请用 memory.limit 限制内存",
   "pids.max of its cgroup": "cgroup 的 pids.max",
   "ulimit -u, which counts all of this user's": "ulimit -u，按该用户的全部进程计",
-  "only {} of the processes and threads are left ({}), and {} and the fork server need {}": "只能再启动 {1} 个进程和线程（{2}），而{3}及母进程需要 {4} 个",
+  "too few processes and threads may be started: {} ({}); {} and the fork server need {}": "只能再启动 {1} 个进程和线程（{2}），而{3}及母进程需要 {4} 个",
   "{} is not used: {}": "没有使用 {1}：{2}",
   "{} cannot be loaded: {}": "无法加载 {1}：{2}",
   "{}the {} is not used: {}": "{1}没有使用 {2}：{3}",

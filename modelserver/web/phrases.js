@@ -5,7 +5,7 @@ export const PHRASES = {
     tabs: { now: "Now", workers: "Workers", queue: "Queue and jobs", deaths: "Deaths", models: "Models", settings: "Settings", log: "Log" },
     verdict: { ok: "The server works.", degraded: "The server works, but needs attention:", unavailable: "The server cannot transcribe now:", draining: "The server accepts no new requests." },
     serving: "Does it work?", queueing: "Do requests wait?", slow: "Is it slow?", short: "Is memory short?",
-    yes: "Yes", no: "No", workersAble: (n, all) => `${n} of ${all} workers are ready`,
+    yes: "Yes", no: "No", workersAble: (n, all) => `${n} of ${all} ${all === 1 ? "worker is" : "workers are"} ready`,
     waiting: (w, a, p) => `${w} waiting, ${a} of ${p} admitted`, idleNow: "no request is waiting",
     latency: (a, b) => `half of them within ${a} s, 95 % within ${b} s (last minute)`, noLatency: "no request with audio in the last minute",
     behind: (s) => `streams are ${s} s behind`, left: (l, t) => `${l} left until ${t} is full`, starved: "the model is starved: the kernel evicts its pages",

@@ -20,7 +20,8 @@ const PATTERNS = Object.entries(SENTENCES)
       chinese: `{0}${chinese}`,
     };
   });
-const ITEM = "\n- ";
+// Between sentences of a list: sources that were tried, and processes that ended.
+const ITEM = /(\n- |; (?=[a-z ]+ process \d))/;
 const MOST_KNOWN = 500;
 const known = new Map();
 
@@ -38,7 +39,8 @@ export function inChinese(text) {
 
 function translated(text) {
   if (SENTENCES[text]) return SENTENCES[text];
-  if (text.includes(ITEM)) return text.split(ITEM).map(inChinese).join(ITEM);
+  const items = text.split(ITEM);
+  if (items.length > 1) return items.map((one) => (one === "; " ? "；" : inChinese(one))).join("");
   for (const { part, pattern, chinese } of PATTERNS) {
     const values = text.includes(part) && pattern.exec(text);
     if (values) return chinese.replace(/\{(\d)\}/g, (_, number) => inChinese(values[Number(number) + 1]));

@@ -26,7 +26,7 @@ from modelserver.speech.segments import SegmentMaker
 from modelserver.worker.abilities import not_as_asked
 from modelserver.worker.continued import ContinuedRecognizer
 from modelserver.worker.live_audio import LiveAudio
-from modelserver.worker.refusals import told_to_the_caller
+from modelserver.worker.refusals import as_job_errors
 from modelserver.worker.text_steps import TextSteps
 from supervisor import StreamAnswer
 
@@ -89,14 +89,14 @@ class CaptionStream:
         self._utterance_s = round(from_s, 3)
         self._said = ""
         options = request.options(words=True, partials=request.partials)
-        with told_to_the_caller():
+        with as_job_errors():
             recognizer = model.recognizer(options)
         self._recognizer = ContinuedRecognizer(recognizer, from_s, rest, self._piece_bytes)
         self._warned = not_as_asked(model, steps, request, words=request.words)
 
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         yield
-        with told_to_the_caller():
+        with as_job_errors():
             return (yield from self._feed(data, quiet=quiet))
 
     def close(self) -> None:
@@ -115,11 +115,11 @@ class CaptionStream:
         for block in self._audio.blocks():
             self._take(block)
             while len(self._pending) >= self._piece_bytes:
-                yield from self._hear(self._piece_bytes, values)
+                yield from self._recognise(self._piece_bytes, values)
                 yield
         if data in (EOF, RESET):
             if self._pending:
-                yield from self._hear(len(self._pending), values)
+                yield from self._recognise(len(self._pending), values)
             said = yield from self._recognizer.finish()
             self._final(said, values, asked_for=data == RESET)
         elif self._samples != before and self._request.partials and not quiet:
@@ -147,7 +147,7 @@ class CaptionStream:
         self._skip_bytes -= skipped
         self._pending += memoryview(block)[skipped:]
 
-    def _hear(self, size: int, values: list[Any]) -> Generator[None, None, None]:
+    def _recognise(self, size: int, values: list[Any]) -> Generator[None, None, None]:
         piece = bytes(self._pending[:size])
         del self._pending[:size]
         self._samples += len(piece) // 2

@@ -45,7 +45,7 @@ class ConditionedRecognizer:
         self._came_s += len(pcm) / 2 / self._rate
         self._pending += self._level.moderate(pcm)
         size = len(self._pending) // self._chunk_bytes * self._chunk_bytes
-        said = yield from self._hear(size)
+        said = yield from self._recognise(size)
         held = len(self._inner.pending()) + len(self._pending)
         self._came = (self._came + pcm)[-held:] if held else b""
         return said
@@ -59,7 +59,7 @@ class ConditionedRecognizer:
         """See `models.Recognizer`."""
         if self._begun:
             self._pending += near_silence(END_S, self._rate)
-        said = yield from self._hear(len(self._pending))
+        said = yield from self._recognise(len(self._pending))
         last = yield from self._inner.finish()
         said += [retimed(utterance, self._in_time) for utterance in last]
         if self._begun:
@@ -82,11 +82,11 @@ class ConditionedRecognizer:
             self._added_s += FRONT_S
             self._from_s = self._came_s
 
-    def _hear(self, size: int) -> Generator[None, None, list[models.Utterance]]:
-        heard, self._pending = bytes(self._pending[:size]), self._pending[size:]
+    def _recognise(self, size: int) -> Generator[None, None, list[models.Utterance]]:
+        block, self._pending = bytes(self._pending[:size]), self._pending[size:]
         said: list[models.Utterance] = []
         for at in range(0, size, self._chunk_bytes):
-            said += yield from self._inner.accept(heard[at : at + self._chunk_bytes])
+            said += yield from self._inner.accept(block[at : at + self._chunk_bytes])
         return [retimed(utterance, self._in_time) for utterance in said]
 
     def _in_time(self, time_s: float) -> float:

@@ -49,7 +49,7 @@ from modelserver.worker.pieces import Cutter
 from modelserver.worker.profiles import ProfiledModel
 from modelserver.worker.punctuation_step import punctuation_step
 from modelserver.worker.reader import AudioReader
-from modelserver.worker.refusals import told_to_the_caller
+from modelserver.worker.refusals import as_job_errors
 from modelserver.worker.text_steps import TextSteps, TextStream, WritingModel
 from modelserver.worker.vosk_stream import VoskStream
 from supervisor import LoadError, LoadRefused, SpoolView, StreamSession, allocator_in_use
@@ -156,7 +156,7 @@ class SpeechModel:
         done."""
         assert spool is not None
         done: Speech | Decoded
-        with told_to_the_caller():
+        with as_job_errors():
             if "piece_s" in request:
                 done = yield from self._decode(msgspec.convert(request, DecodeRequest), spool)
             else:
@@ -166,8 +166,8 @@ class SpeechModel:
 
     def _transcribe(self, asked: SpeechRequest, spool: SpoolView) -> Generator[Any, None, Speech]:
         reader = AudioReader(spool, _size(spool), self._model.sample_rate, **_as_asked(asked))
-        heard = yield from self._recognise(reader, asked)
-        return self._speech(heard, reader, asked)
+        recognised = yield from self._recognise(reader, asked)
+        return self._speech(recognised, reader, asked)
 
     def _decode(self, request: DecodeRequest, spool: SpoolView) -> Generator[Any, None, Decoded]:
         """Yield a long recording's samples in pieces; of each channel, if they are recognised
@@ -182,10 +182,10 @@ class SpeechModel:
         rests = ((n, cutter.finish()) for n, cutter in enumerate(cutters))
         for channel, pieces in itertools.chain(chunks, rests):
             for piece in pieces:
-                told = dataclasses.asdict(piece) | {"number": count}
+                values = dataclasses.asdict(piece) | {"number": count}
                 count += 1
                 yield msgspec.to_builtins(
-                    DecodedPiece(**told, rate=rate, channel=reader.channel(channel)),
+                    DecodedPiece(**values, rate=rate, channel=reader.channel(channel)),
                     builtin_types=(bytes,),
                 )
             yield None
@@ -220,7 +220,7 @@ class SpeechModel:
             words=asked.words or asked.segments or asked.partials or bool(reader.numbers),
             partials=asked.partials and count == 1,
         )
-        heard: list[list[models.Utterance]] = [[] for _ in range(count)]
+        recognised: list[list[models.Utterance]] = [[] for _ in range(count)]
         with contextlib.ExitStack() as open_ones:
             recognizers = []
             for _ in range(count):
@@ -230,7 +230,7 @@ class SpeechModel:
             done_bytes, reported = 0, time.monotonic()
             for number, chunk in reader.pcm(self._model.chunk_bytes):
                 said = yield from recognizers[number].accept(chunk)
-                heard[number] += said
+                recognised[number] += said
                 done_bytes += len(chunk)
                 done_s = round(done_bytes / 2 / self._model.sample_rate / count, 3)
                 now = time.monotonic()
@@ -246,11 +246,11 @@ class SpeechModel:
                     yield None
             for number, recognizer in enumerate(recognizers):
                 said = yield from recognizer.finish()
-                heard[number] += said
+                recognised[number] += said
                 if asked.partials:
                     channel, done_s = reader.channel(number), reader.duration_s
                     yield from self._finals(said, channel, asked, done_s, count)
-        return heard
+        return recognised
 
     def _finals(
         self,
@@ -265,11 +265,11 @@ class SpeechModel:
             yield msgspec.to_builtins(SpeechProgress(done_s, None, segment, count))
 
     def _speech(
-        self, heard: list[list[models.Utterance]], reader: AudioReader, asked: SpeechRequest
+        self, recognised: list[list[models.Utterance]], reader: AudioReader, asked: SpeechRequest
     ) -> Speech:
         by_channel = [
             (utterance, number)
-            for utterances, number in zip(heard, reader.numbers or (None,), strict=True)
+            for utterances, number in zip(recognised, reader.numbers or (None,), strict=True)
             for utterance in utterances
         ]
         segments: list[SpeechSegment] = []

@@ -9,8 +9,8 @@ from supervisor import JobError
 
 
 @contextlib.contextmanager
-def told_to_the_caller() -> Iterator[None]:
-    """Around work that may be refused: the code and the sentence arrive at the caller."""
+def as_job_errors() -> Iterator[None]:
+    """Turn errors of the model and of the audio into `JobError`, with their code and sentence."""
     try:
         yield
     except (models.ModelError, AudioError) as error:

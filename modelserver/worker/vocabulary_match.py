@@ -175,8 +175,8 @@ class WordMatcher:
                 for ending in endings[last]:
                     steps += 1
                     exact = self._exact.get(letters + ending)
-                    heard = sounds + self._sounds(ending) if split and not exact else Sounds()
-                    coarse = heard.coarse
+                    spoken = sounds + self._sounds(ending) if split and not exact else Sounds()
+                    coarse = spoken.coarse
                     near = self._alike.get((coarse[:1], coarse[-1:], len(coarse)), ())
                     if not exact and not near:
                         continue
@@ -185,7 +185,7 @@ class WordMatcher:
                     span = words[first].start, word.end - len(word.text) + len(ending)
                     if exact and self._meant(window, exact):
                         yield Found(*span, exact.text, (0, -len(exact.letters)))
-                    elif (alike := self._nearest(window, heard, near)) is not None:
+                    elif (alike := self._nearest(window, spoken, near)) is not None:
                         yield Found(*span, alike[1].text, (1, -len(alike[1].letters), alike[0]))
                 letters += word.text
                 sounds = sounds + self._sounds(word.text) if split else sounds
@@ -211,18 +211,18 @@ class WordMatcher:
         return any(form in self._common.common for form in self._endings(word))
 
     def _nearest(
-        self, window: list[str], heard: Sounds, keywords: Iterable[_Keyword]
+        self, window: list[str], spoken: Sounds, keywords: Iterable[_Keyword]
     ) -> tuple[float, _Keyword] | None:
         """Return the keyword that sounds most like the window, and its distance."""
         found: list[tuple[float, _Keyword]] = []
         for keyword in keywords:
             most = int(2 * keyword.allowed)
             meant = keyword.sounds
-            distance = Levenshtein.distance(heard.fine, meant.fine, score_cutoff=most)
-            if distance > most or not _same_end(heard.fine, meant.fine):
+            distance = Levenshtein.distance(spoken.fine, meant.fine, score_cutoff=most)
+            if distance > most or not _same_end(spoken.fine, meant.fine):
                 continue
-            distance += Levenshtein.distance(heard.coarse, meant.coarse)
-            if distance / 2 <= self._allowed_in(window, heard.fine, keyword):
+            distance += Levenshtein.distance(spoken.coarse, meant.coarse)
+            if distance / 2 <= self._allowed_in(window, spoken.fine, keyword):
                 found.append((distance / 2, keyword))
         found.sort(key=lambda one: one[0])
         if len(found) > 1 and found[0][0] == found[1][0]:

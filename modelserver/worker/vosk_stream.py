@@ -14,7 +14,7 @@ from modelserver.speech.messages import EOF, RESET, StreamRequest
 from modelserver.speech.transcript import reader_text
 from modelserver.speech.vosk_answers import final_answer, partial_answer
 from modelserver.worker.continued import ContinuedRecognizer
-from modelserver.worker.refusals import told_to_the_caller
+from modelserver.worker.refusals import as_job_errors
 from supervisor import StreamAnswer
 
 _PIECE_S = 0.25
@@ -50,7 +50,7 @@ class VoskStream:
         )
         # Its audio is of no use where audio after it is lost.
         rest = at.rest if before_s < at.seconds + 1.0 else b""
-        with told_to_the_caller():
+        with as_job_errors():
             recognizer = model.recognizer(options, rate=self._rate)
         self._recognizer = ContinuedRecognizer(
             recognizer,
@@ -62,7 +62,7 @@ class VoskStream:
 
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         yield
-        with told_to_the_caller():
+        with as_job_errors():
             if data in (EOF, RESET):
                 said = yield from self._recognizer.finish()
                 return self._answer(self._final(said), 0.0)

@@ -5,6 +5,7 @@ Each worker is forked twice, so that it becomes a child of the supervisor, which
 kernel how it ended even after the fork server has gone.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -214,5 +215,6 @@ class ForkServer:
         except BaseException:  # noqa: BLE001 - a worker must never unwind into the fork server's code
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
             os._exit(status)

@@ -46,10 +46,10 @@ class Blame:
 
     def worker_lost(
         self, death: Death, answered: int, attempts: int, *, at_hand: bool
-    ) -> PoolError | float:
+    ) -> tuple[PoolError | None, float]:
         """Count a worker that died after `answered` answers; `at_hand`: while it worked on the
-        stream. Return the error to fail with, if too many died over one input, or else the seconds
-        to wait before the stream goes to another worker."""
+        stream. Return the error to fail with, if too many died over one input, and the seconds to
+        wait before the stream goes to another worker."""
         if self._answered != answered:
             self._answered, self._lost = answered, 0
             self._deaths.clear()
@@ -57,7 +57,7 @@ class Blame:
         if at_hand:
             self._deaths.append(death)
         if blamed := too_many(self._deaths, attempts):
-            return give_up(blamed)
+            return give_up(blamed), 0.0
         if self._lost >= MOST_LOST:
-            return give_up(own_deaths(self._deaths) or [death])
-        return pause_s(self._deaths) if at_hand else 0.0
+            return give_up(own_deaths(self._deaths) or [death]), 0.0
+        return None, pause_s(self._deaths) if at_hand else 0.0

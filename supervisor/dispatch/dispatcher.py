@@ -132,8 +132,9 @@ class Dispatcher:
         except TimeoutError:
             if not limit.expired():
                 raise  # what `on_progress` has raised
-            where = "in the queue" if job.state is JobState.WAITING else "on a worker"
-            if job.state is JobState.RUNNING and job.units:
+            waits = job.state is JobState.WAITING or job in self._retries.suspended
+            where = "in the queue" if waits else "on a worker"
+            if job.units and not waits:
                 self.scheduler.pace.at_least(job.units, loop.time() - job.started)
             raise DeadlineExceeded(
                 f"not done after {timeout_s:g} s; the time ran out {where}"

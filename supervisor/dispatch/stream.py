@@ -240,10 +240,10 @@ class Stream:
 
     def worker_lost(self, death: Death, attempts: int, *, at_hand: bool) -> float:
         """Count a worker that died. Return the seconds to wait, or fail if too many died."""
-        found = self._blame.worker_lost(death, self._answered, attempts, at_hand=at_hand)
-        if not isinstance(found, float):
-            self.fail(found)
-        return found if isinstance(found, float) else 0.0
+        error, wait_s = self._blame.worker_lost(death, self._answered, attempts, at_hand=at_hand)
+        if error is not None:
+            self.fail(error)
+        return wait_s
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:
         """End the stream; its caller receives the error."""

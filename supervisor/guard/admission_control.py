@@ -7,7 +7,7 @@ from supervisor.errors import PoolError
 from supervisor.guard.members import Member
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState
-from supervisor.guard.refusal import Ask, Room, Supply, may_begin, never, refusal
+from supervisor.guard.refusal import Ask, Lasting, Room, Supply, may_begin, never, refusal
 from supervisor.job import Job
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.spool import SpoolStore
@@ -28,15 +28,18 @@ class AdmissionControl:
 
     def refusal(self, member: Member, ask: Ask, queued_units: float) -> PoolError | None:
         """Explain why a job cannot be admitted; return None if it can."""
-        supply = self._supply(member, queued_units)
-        least = min(supply.most, supply.most_ever)
+        supply = self._supply(member, ask, queued_units)
+        least = min(supply.most, self._observer.budgets.most_growth_ever)
         return refusal(ask, supply, member.growth.certain(ask.units or 0.0, least))
 
     def never(self, member: Member, ask: Ask) -> PoolError | None:
         """Explain why a job whose size is known could not be done here at all; return None if it
         could."""
-        supply = self._supply(member, 0.0)
-        return never(ask, supply, member.growth.certain(ask.units or 0.0, supply.most_ever))
+        disk, most = self._observer.resource("disk"), self._observer.budgets.most_growth_ever
+        lasting = Lasting(
+            most, member.pace.s_per_unit, disk.limit if disk else None, self._memory_each
+        )
+        return never(ask, lasting, member.growth.certain(ask.units or 0.0, most))
 
     @contextlib.contextmanager
     def expecting(self, ask: Ask) -> Iterator[None]:
@@ -85,22 +88,27 @@ class AdmissionControl:
         limits = self._spools.limits
         coming = sum(min(size, limits.memory_each) for size in self._coming)
         coming = min(coming, limits.memory_total)
-        return jobs + max(0, coming - self._spools.usage().memory_bytes)
+        return jobs + max(0, coming - self._spools.memory_bytes)
 
     def _expected(self, member: Member, job: Job) -> int:
         return min(
             member.growth.expected(job.units or 0.0), self._observer.budgets.budget.hard.bytes
         )
 
-    def _supply(self, member: Member, queued_units: float) -> Supply:
+    @property
+    def _memory_each(self) -> int:
+        return self._spools.limits.memory_each if self._spools else 0
+
+    def _supply(self, member: Member, ask: Ask, queued_units: float) -> Supply:
+        """Return the supply for a job; of memory that is reserved, only for a stream, which needs
+        it at once."""
         observer = self._observer
         disk, descriptors = observer.resource("disk"), observer.resource("descriptors")
-        spools = self._spools.usage() if self._spools else None
-        in_memory, on_disk = (spools.memory_bytes, spools.disk_bytes) if spools else (0, 0)
+        in_memory = self._spools.memory_bytes if self._spools else 0
         return Supply(
             state=self._state(),
             left=observer.budgets.left,
-            reserved=self.reserved(),
+            reserved=self.reserved() if ask.stream else 0,
             capacity=observer.budgets.left + observer.budgets.growths() + in_memory,
             most_growth=observer.budgets.budget.hard.bytes,
             ever=observer.budgets.most_growth_ever,
@@ -109,17 +117,17 @@ class AdmissionControl:
             slots=member.slots,
             queued_units=queued_units,
             disk_total=disk.limit if disk else None,
-            disk_left=self._disk_left(on_disk),
-            spool_memory_each=self._spools.limits.memory_each if self._spools else 0,
+            disk_left=self._disk_left(),
+            spool_memory_each=self._memory_each,
             descriptors_free=descriptors.free if descriptors else None,
             descriptors_total=descriptors.limit if descriptors else None,
         )
 
-    def _disk_left(self, on_disk: int) -> int | None:
+    def _disk_left(self) -> int | None:
         """Return the space on the disk for uploads that is not reserved."""
         room = self._spools.disk_room() if self._spools else None
         if self._spools is None or room is None:
             return None
         each = self._spools.limits.memory_each
         coming = sum(size for size in self._coming if size > each)
-        return room - max(0, coming - on_disk)
+        return room - max(0, coming - self._spools.disk_bytes)

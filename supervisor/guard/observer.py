@@ -221,7 +221,7 @@ class Observer:
     def used(self) -> int:
         """Return the unreclaimable memory of our processes and spools, with shared memory counted
         once."""
-        return self.accounting.used() + (self._spools.usage().memory_bytes if self._spools else 0)
+        return self.accounting.used() + (self._spools.memory_bytes if self._spools else 0)
 
     def resource(self, name: str) -> ResourceReading | None:
         """Return another resource, if it has been read."""
@@ -293,5 +293,10 @@ class Observer:
 
 def inherited(pid: int, family: int, held: Mapping[int, int]) -> int:
     """Return the bytes that a process shares with its fork server `family` (0: it has none), if it
-    has not reported them: it was just forked and is not ready, or not even announced."""
+    has not reported them: it was just forked and is not ready, or not even announced.
+
+    A process that a model's loader has started counts so, too, although it may share nothing: until
+    the exact reading that a new process brings about, a second later. Only the setting
+    `memory.limit` can be exceeded meanwhile, by what the process held at its first reading: other
+    limits are compared with the kernel's own figures, and growth counts at once."""
     return min(held[pid], held.get(family, held[pid])) if family else 0

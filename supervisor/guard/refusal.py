@@ -51,6 +51,17 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class Lasting:
+    """Supply that does not depend on what runs at present. `most_growth`: how much a worker could
+    grow with all that the limits allow; `disk_total`: None if it is not known."""
+
+    most_growth: int
+    s_per_unit: float | None
+    disk_total: int | None
+    spool_memory_each: int
+
+
+@dataclass(frozen=True, slots=True)
 class Supply(Room):
     """Supply of everything that can run out, in bytes except where named otherwise; None: not
     known.
@@ -79,9 +90,10 @@ class Supply(Room):
         return min(self.capacity, self.most_growth)
 
     @property
-    def most_ever(self) -> int:
-        """Bytes that a worker can grow here at all."""
-        return self.most if self.ever is None else self.ever
+    def lasting(self) -> Lasting:
+        """Supply that lasts."""
+        most = self.most if self.ever is None else self.ever
+        return Lasting(most, self.s_per_unit, self.disk_total, self.spool_memory_each)
 
     def wait_s(self, units: float) -> float | None:
         """Return the seconds it would take to finish all admitted jobs and `units` more, at the
@@ -99,7 +111,7 @@ def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     """Explain why the job cannot be admitted; return None if it can. `certain`: its growth in
     bytes, if similar jobs have shown it."""
     return (
-        never(ask, supply, certain)
+        never(ask, supply.lasting, certain)
         or _not_by_memory(ask, supply, certain)
         or _not_by_resources(ask, supply)
         or _not_in_time(ask, supply)
@@ -117,24 +129,24 @@ def disk_reserve(total: int) -> int:
     return min(_LEAST_DISK_FREE, int(total * _DISK_SHARE))
 
 
-def never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
+def never(ask: Ask, lasting: Lasting, certain: int | None) -> PoolError | None:
     """Explain why the job could not be done here however long one waited; return None if it
     could."""
-    most = supply.most_ever
+    most = lasting.most_growth
     if certain is not None and certain > most:
         return TooLarge(
             f"a job of this size makes a worker grow by {in_units(certain)}; at most "
             f"{in_units(most)} are possible here"
         )
-    if ask.units and ask.deadline_s is not None and supply.s_per_unit is not None:
-        alone_s = ask.units * supply.s_per_unit
+    if ask.units and ask.deadline_s is not None and lasting.s_per_unit is not None:
+        alone_s = ask.units * lasting.s_per_unit
         if alone_s > ask.deadline_s * _HOPELESS:
             return TooLarge(
                 f"a job of this size would take about {alone_s:.0f} s here, if nothing else ran; "
                 f"{ask.deadline_s:g} s are allowed"
             )
-    total = supply.disk_total
-    if ask.input_bytes is None or total is None or ask.input_bytes <= supply.spool_memory_each:
+    total = lasting.disk_total
+    if ask.input_bytes is None or total is None or ask.input_bytes <= lasting.spool_memory_each:
         return None
     if ask.input_bytes > total - disk_reserve(total):
         return TooLarge(

@@ -186,7 +186,7 @@ def test_the_transcript_of_hours_takes_time_in_proportion() -> None:
             _verbose(speech, _Wanted(form="verbose_json"), None)
             story = _Deltas()
             for segment in speech.segments:
-                list(story.told(SpeechProgress(0.0, segment=segment)))
+                list(story.events(SpeechProgress(0.0, segment=segment)))
             best = min(best, time.process_time() - began)
             gc.enable()
         return best
@@ -199,7 +199,7 @@ def test_deltas_come_to_the_text_in_every_script() -> None:
     said = ["你 好", "世 界", "hello", "world 你", "[unk]", "好 ok", "안녕", "하세요"]
     deltas = ""
     for text in (reader_text([text]) for text in said):  # as segments have them
-        for event in story.told(SpeechProgress(0.0, segment=SpeechSegment(0.0, 1.0, text, []))):
+        for event in story.events(SpeechProgress(0.0, segment=SpeechSegment(0.0, 1.0, text, []))):
             deltas += getattr(event.document, "delta", "")
     assert deltas == reader_text(said)
 

@@ -51,6 +51,12 @@ def _prepared(prepared_embedded: PreparedModel) -> None:
     assert compiled_graph(prepared_embedded.directory).is_file()
 
 
+def test_a_misspelt_command_names_a_similar_one() -> None:
+    done = modelserver("srve")
+    assert done.returncode == 2
+    assert b"No such command 'srve'. Did you mean 'serve'?" in done.stderr
+
+
 def test_files_become_text_in_the_order_given(files: list[str]) -> None:
     done = modelserver("transcribe", *files)
     assert done.returncode == 0, done.stderr

@@ -98,6 +98,11 @@ def test_a_table_is_as_wide_as_it_is_where_it_fits() -> None:
     assert list(table_lines(rows, 11, {"MORE"})) == narrow
 
 
+def test_no_terminal_is_too_narrow_for_a_number_and_its_unit() -> None:
+    rows = [("NAME", "NEEDS"), ("a", "about 1,234 MB")]
+    assert list(table_lines(rows, 5))[3:] == ["    about", "    1,234 MB"]
+
+
 def test_a_small_machine_gets_a_small_model(home: Path) -> None:
     small = json.loads(command("list", "zh", "--json", home=home, memory="360MiB").stdout)
     assert small["recommended"]["name"] == "vosk-model-small-cn-0.22"

@@ -1,12 +1,15 @@
 """The parts of jobs without a server: the line, back-off, hosts of webhooks, URLs, the database."""
 
+import asyncio
 import random
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from stopwatch import within
 from test_job_store import SPEECH, job
 from yarl import URL
 
@@ -15,10 +18,13 @@ from modelserver.jobs.idempotency import InProgress, NotTheSame, Repeats
 from modelserver.jobs.queue import Line
 from modelserver.jobs.record import Delivery, Repeat
 from modelserver.jobs.schema import filesystem_of, host_of
+from modelserver.jobs.service import JobService
 from modelserver.jobs.store import JobStore, UnknownCursor, why_unusable
 from modelserver.jobs.webhooks import Hosts, retry_after
 from modelserver.outbound.client import as_given
 from modelserver.outbound.hosts import AllowedHosts
+from modelserver.serving.service import SpeechService
+from modelserver.settings import JobSettings, Settings
 from modelserver.speech.messages import Speech, SpeechWord
 from supervisor import SpoolFull
 
@@ -54,6 +60,32 @@ def test_a_place_is_that_of_the_order() -> None:
     assert [line.position(item) for item in waiting] == list(range(1, len(waiting) + 1))
     assert len(line) == len(waiting)
     assert line.position(-1) is None
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+async def test_a_database_that_cannot_be_read_once_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failures = JobStore.unfinished, [sqlite3.OperationalError("disk I/O error")]
+
+    def unfinished(store: JobStore) -> Any:
+        if failures:
+            raise failures.pop()
+        return read(store)
+
+    monkeypatch.setattr(JobStore, "unfinished", unfinished)
+    given = msgspec.structs.replace(Settings(), jobs=JobSettings(directory=tmp_path / "jobs"))
+    service = SpeechService(given)
+    async with JobService(service, lambda *_: b"") as jobs, within(10):
+        while jobs.problem != "disk I/O error":
+            await asyncio.sleep(0.01)
+        assert service.stale() == ["jobs are rejected: disk I/O error"]
+        while jobs.problem is not None:
+            await asyncio.sleep(0.01)
+        assert service.stale() == []
+        assert await jobs.listed(None, None, None, 10) == ([], None)
 
 
 # --- back-off and hosts ---------------------------------------------------------------------------

@@ -37,6 +37,14 @@ REASONS = {
         "有 a.onnx，缺少 tokens.txt（它的 token 在另一种格式的文件里）；"
         "sherpa-onnx 发布的模型两者都有：b"
     ),
+    "the job ended 2 workers and failed: worker process 1 crashed with SIGSEGV; worker process 2 "
+    "was killed by SIGKILL while memory was short": (
+        "此请求使 2 个工作进程结束，已失败：工作进程（进程 1）因 SIGSEGV 崩溃；"
+        "工作进程（进程 2）内存不足时被 SIGKILL 杀死"
+    ),
+    "no 'punct-zh-en' is in /m; `modelserver models pull punct-zh-en` would fetch it": (
+        "/m 里没有 'punct-zh-en'，可用 `modelserver models pull punct-zh-en` 下载"
+    ),
 }
 """Sentences of several parts, and their translations."""
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pools import toy, whole
+from pools import eventually, stream_on, toy, whole
 from stopwatch import within
 
+import supervisor.dispatch.blame
 import supervisor.dispatch.poison
 from supervisor import (
     Cause,
+    DeadlineExceeded,
+    Draining,
     MemoryPressure,
     Pool,
     PoolSettings,
@@ -79,6 +82,33 @@ async def test_several_kills_from_outside_are_waited_out(pool: Pool, events: lis
     assert retried == [None, 0.2, 0.4, 0.8]
     await refused(pool, CRASH, b"bad input")
     assert [e["wait_s"] for e in events if e["event"] == "job.retried"][4:] == [None]
+
+
+async def test_a_job_that_waits_after_kills_can_run_out_of_time_be_dropped_or_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor.dispatch.blame, "_SECOND_PAUSE_S", 3600.0)
+    killed = {"do": "end", "how": "SIGKILL"}
+    async with Pool(toy(), PoolSettings(workers=2)) as pool:
+        await whole(pool)
+        suspended = pool._dispatcher._retries.suspended
+        with pytest.raises(DeadlineExceeded, match="the time ran out in the queue"):
+            await pool.run(killed, timeout_s=3.0)
+        dropped, refused = (asyncio.create_task(pool.run(killed)) for _ in range(2))
+        await eventually(lambda: len(suspended) == 2)
+        dropped.cancel()
+        await asyncio.wait([dropped])
+        assert pool.status().admitted == len(suspended) == 1
+        carried = stream_on(pool)
+        stream = carried.__enter__()
+        await stream.send(killed)
+        await eventually(lambda: pool.deaths[Cause.KILLED] == 8)
+        assert stream.worker is None
+        assert await pool.drain(0.05) is False
+    for lost in (refused, stream.receive()):
+        with pytest.raises(Draining):
+            await lost
+    carried.__exit__(None, None, None)
 
 
 async def test_kills_while_memory_is_short_count_as_too_little_memory(pool: Pool) -> None:

@@ -91,6 +91,10 @@ def test_what_repeats_is_logged_less_and_less_often_and_what_changes_at_once() -
             logged.append(now)
     assert logged[:9] == [0, 30, 60, 120, 240, 480, 960, 1920, 3840]
     assert {later - before for before, later in itertools.pairwise(logged[8:])} == {3600.0}
+    now += 3601.0  # an hour without any: as if it came for the first time
+    for _ in range(3):
+        assert repeats.due("300 MB are left until memory is full")
+        now += 25.0
     assert repeats.due("the file is damaged")
     repeats.forget()
     assert repeats.due("300 MB are left until memory is full")

@@ -54,9 +54,9 @@ def make_small_model(
 
 
 def _is_mark(symbol: str) -> bool:
-    """Return whether a symbol is no word: an engine looks for it, or it is the last of all. The
-    words that a small model cannot recognise are left out of its table: half a million take longer
-    to load than all the rest."""
+    """Return whether a symbol is a mark, not a word: an engine looks for it, or it is the last of
+    all. The words that a small model cannot recognise are left out of its table: half a million
+    take longer to load than all the rest."""
     return symbol[0] in "<!#" or symbol == "[unk]"
 
 

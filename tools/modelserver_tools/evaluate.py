@@ -89,7 +89,7 @@ def evaluate(
     engine = engine_of(configuration, SpeechRequest(), None, None, server, key)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            outcomes = runner.run(_hear(engine, list(wanted.values())))
+            outcomes = runner.run(_recognise(engine, list(wanted.values())))
     except EngineUnusable as error:
         raise click.ClickException(str(error)) from error
     texts, failed, by = {}, [], _by(configuration, server)
@@ -122,7 +122,7 @@ def _by(configuration: Configuration, server: str | None) -> dict[str, str]:
     return {"simd": vosk.simd, "rescoring": vosk.rescoring, "profile": settings.profile}
 
 
-async def _hear(engine: Engine, files: list[str]) -> list[Outcome]:
+async def _recognise(engine: Engine, files: list[str]) -> list[Outcome]:
     """Transcribe all files; return the outcomes in their order."""
     with Journal(None, "evaluate") as journal:
         async with engine:

@@ -69,24 +69,24 @@ class Difference(msgspec.Struct):
 
 def compare_texts(file: str, reference: str, hypothesis: str) -> FileErrors:
     """Compare two texts, after normalising both."""
-    wanted, heard = normalised(reference), normalised(hypothesis)
+    wanted, recognised = normalised(reference), normalised(hypothesis)
     return FileErrors(
         file,
         wanted,
-        heard,
-        _counted(words_of(wanted), words_of(heard)),
-        _counted(characters_of(wanted), characters_of(heard)),
+        recognised,
+        _counted(words_of(wanted), words_of(recognised)),
+        _counted(characters_of(wanted), characters_of(recognised)),
     )
 
 
-def _counted(wanted: list[str], heard: list[str]) -> Counted:
-    if not wanted or not heard:  # the library does not accept empty texts
-        return Counted(0, len(wanted), len(heard), len(wanted))
+def _counted(wanted: list[str], recognised: list[str]) -> Counted:
+    if not wanted or not recognised:  # the library does not accept empty texts
+        return Counted(0, len(wanted), len(recognised), len(wanted))
     # Pieces may contain anything but the delimiter.
     pieces = jiwer.Compose([jiwer.ReduceToListOfListOfWords(word_delimiter=_LINK)])
     found = jiwer.process_words(
         _LINK.join(wanted),
-        _LINK.join(heard),
+        _LINK.join(recognised),
         reference_transform=pieces,
         hypothesis_transform=pieces,
     )
