@@ -13,7 +13,7 @@
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make image    the container images modelserver and modelserver:ko (CONTAINER=podman)
 # make lock, make audit, make sbom    pin the images' packages; look for known vulnerabilities; list them
-# make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT, KEEP=1)
+# make bench    25 minutes of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT, KEEP=1)
 # make bench-full    the scripts of benchmarks/ as well, for hours
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
@@ -139,7 +139,7 @@ wheel: $(VENV)/.serve
 certificate:
 	scripts/certificate "$(HOST)" certificate
 
-$(VENV)/.benchmark: $(VENV)/.serve
+$(VENV)/.benchmark: $(VENV)/.serve pyproject.toml
 	scripts/system-packages benchmark
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,benchmark]"
 	touch $@

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,22 +35,11 @@ SIMD_VARIABLE = "BENCHMARK_SIMD"
 
 
 class Bare:
-    """The parent's hand on a process that runs `main` below."""
+    """The parent's hand on a process that runs `decode_on_command` below."""
 
-    def __init__(self, mode: str, processes: int, audio: str, count: int, allocator: str) -> None:
-        lazy = mode != "prepared"
-        choice = choose_allocator(Allocator(allocator), find_jemalloc(), huge_pages=lazy)
-        flags = processor_flags()
-        ours = None
-        if not lazy:
-            ours = SimdLibrary(SIMD.build(Settings().prepared_dir), must_run(flags, AUTO))
-        blas = AUTO if lazy else SAME_AS
-        layers = [os.environ, choice.variables, blas_environment(blas, flags)]
-        if ours is not None:
-            layers += [ours.environment, {SIMD_VARIABLE: ours.variant}]
-        environment = process_environment(*layers)
+    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, mode, str(processes), audio, str(count)],
+            [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -76,6 +66,22 @@ class Bare:
         return answer
 
 
+def bare_vosk(mode: str, processes: int, audio: str, count: int, allocator: str) -> Bare:
+    """Start a process that runs `main` below, with the environment of a fork server."""
+    lazy = mode != "prepared"
+    choice = choose_allocator(Allocator(allocator), find_jemalloc(), huge_pages=lazy)
+    flags = processor_flags()
+    ours = None
+    if not lazy:
+        ours = SimdLibrary(SIMD.build(Settings().prepared_dir), must_run(flags, AUTO))
+    blas = AUTO if lazy else SAME_AS
+    layers = [os.environ, choice.variables, blas_environment(blas, flags)]
+    if ours is not None:
+        layers += [ours.environment, {SIMD_VARIABLE: ours.variant}]
+    command = [__file__, mode, str(processes), audio, str(count)]
+    return Bare(command, process_environment(*layers))
+
+
 def anonymous(pid: int) -> int:
     """Anonymous memory of a process, shared pages counted by their share (Pss_Anon)."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -92,47 +98,18 @@ def _decode(model: models.Model, pcm: bytes) -> None:
     recognizer.close()
 
 
-def _child(model: Any, mode: str, audio: list[bytes], taken: Any, pipe: Connection) -> None:
-    while True:
-        times = pipe.recv()
-        while True:
-            with taken.get_lock():
-                number = taken.value
-                taken.value += 1
-            if number >= times * len(audio):
-                break
-            if mode == "new":
-                model._free.clear()
-            _decode(model, audio[number % len(audio)])
-        pipe.send("done")
-
-
-def main(mode: str, processes: int, directory: str, count: int) -> None:
-    audio = utterances.utterances(Path(directory) if directory else None, count)
-    settings = Settings()
-    location = models.find_model("auto", settings.models_dir)
-    made = {}
-    if mode == "prepared":
-        prepared = find_prepared(location, settings.prepared_dir).prepared
-        assert prepared is not None, "prepare the model first: modelserver models prepare"
-        made = dict(prepared.made)
-    started = time.monotonic()
-    variant = os.environ.get(SIMD_VARIABLE)
-    model = models.engine_named("vosk").load(location, {"made": made, "simd": variant})
-    load_s = time.monotonic() - started
-    if variant is not None:
-        model.warm(models.warm_up_clips("ko", model.sample_rate))
-        assert "not_packed" not in model.report()["details"], model.report()
-    print(
-        json.dumps({"load_s": load_s, "anonymous": anonymous(os.getpid()), **model.report()}),
-        flush=True,
-    )
+def decode_on_command(
+    decode: Callable[[bytes], None], audio: list[bytes], processes: int, loaded: Mapping[str, Any]
+) -> None:
+    """Fork processes that decode the audio at each line of standard input: `run TIMES`. Prints
+    `loaded` first, and after each line wall seconds, audio seconds and anonymous memory."""
+    print(json.dumps({"anonymous": anonymous(os.getpid()), **loaded}), flush=True)
     fork = multiprocessing.get_context("fork")
     taken = fork.Value("i", 0)
     pipes, children = [], []
     for _ in range(processes):
         ours, theirs = fork.Pipe()
-        child = fork.Process(target=_child, args=(model, mode, audio, taken, theirs), daemon=True)
+        child = fork.Process(target=_child, args=(decode, audio, taken, theirs), daemon=True)
         child.start()
         theirs.close()
         pipes.append(ours)
@@ -151,6 +128,46 @@ def main(mode: str, processes: int, directory: str, count: int) -> None:
             "audio_s": times * sum(map(utterances.seconds, audio)),
             "anonymous": [anonymous(pid) for pid in pids if pid is not None],
         }), flush=True)  # fmt: skip
+
+
+def _child(
+    decode: Callable[[bytes], None], audio: list[bytes], taken: Any, pipe: Connection
+) -> None:
+    while True:
+        times = pipe.recv()
+        while True:
+            with taken.get_lock():
+                number = taken.value
+                taken.value += 1
+            if number >= times * len(audio):
+                break
+            decode(audio[number % len(audio)])
+        pipe.send("done")
+
+
+def main(mode: str, processes: int, directory: str, count: int) -> None:
+    audio = utterances.utterances(Path(directory) if directory else None, count)
+    settings = Settings()
+    location = models.find_model("auto", settings.models_dir)
+    made = {}
+    if mode == "prepared":
+        prepared = find_prepared(location, settings.prepared_dir).prepared
+        assert prepared is not None, "prepare the model first: modelserver models prepare"
+        made = dict(prepared.made)
+    started = time.monotonic()
+    variant = os.environ.get(SIMD_VARIABLE)
+    model: Any = models.engine_named("vosk").load(location, {"made": made, "simd": variant})
+    load_s = time.monotonic() - started
+    if variant is not None:
+        model.warm(models.warm_up_clips("ko", model.sample_rate))
+        assert "not_packed" not in model.report()["details"], model.report()
+
+    def decode(pcm: bytes) -> None:
+        if mode == "new":
+            model._free.clear()
+        _decode(model, pcm)
+
+    decode_on_command(decode, audio, processes, {"load_s": load_s, **model.report()})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/bench.py [NAME ...] [--full] [--rounds N] [--compare COMMIT]
                                [--audio DIR] [--report DIR] [--keep]
 
-Without names: what fits into a quarter of an hour on two processors; with --full all of it, which
+Without names: what fits into 25 minutes on two processors; with --full all of it, which
 takes hours. --compare measures another commit's server beside this one, in the same rounds. --keep
 copies figures and plots to docs/benchmarks/; `scripts/reference` writes docs/benchmarks.md and the
 tables of the READMEs from them.
@@ -27,11 +27,12 @@ from deaths import vosk_deaths
 from findings import Asked, Finding, LeftOutError
 from growth import growth
 from live import carried
+from lone_stream import lone_stream
 from mixed import mixed
+from onnx_contest import sense_voice, whisper
 from page import ROOT, Section, machine, write
 from processor_time import processor_time
 from squeeze import squeeze
-from whisper import whisper
 
 REPORT = Path(__file__).with_name("report")
 _COUNT, _LONGEST_S = 10, 10.0
@@ -61,6 +62,11 @@ BENCHMARKS = {
     "streams": Benchmark(
         "Live streams", "How many live streams receive their results in time.", carried
     ),
+    "lone_stream": Benchmark(
+        "Latency of one stream",
+        "One live stream on an idle machine: the first partial result and the final text.",
+        lone_stream,
+    ),
     "memory": Benchmark(
         "Memory over workers",
         "Memory after all files were transcribed, for several numbers of workers.",
@@ -82,6 +88,12 @@ BENCHMARKS = {
         "Whisper",
         "Whisper base in several servers: the same weights with 8 bits, one thread per request.",
         whisper,
+    ),
+    "sense_voice": Benchmark(
+        "SenseVoice's shape",
+        "A model of SenseVoice-Small's size and operators with random weights, in several servers: "
+        "the same weights with 8 bits, one thread per request.",
+        sense_voice,
     ),
     "processor": Benchmark(
         "Processor time", "Milliseconds of one processor per second of audio.", processor_time

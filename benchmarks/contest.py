@@ -9,10 +9,10 @@ grows until the end, or the server refuses.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import utterances
-from bare import Bare
+from bare import Bare, bare_vosk
 from contestants import (
     THIS,
     Contestant,
@@ -59,28 +59,51 @@ def _quick(contestant: Contestant, asked: Asked) -> bool:
 def closed_loop(asked: Asked) -> Finding:
     """Audio seconds a second, eight clients without a pause, beside as many forked processes
     without a server."""
+    limit = bare_vosk("prepared", WORKERS, str(asked.audio), len(asked.files()), "auto")
+    with contextlib.closing(limit), everyone(asked) as contestants:
+        fast = {one.name for one in contestants if _quick(one, asked)} | {LIMIT}
+        finding = in_turn(asked, contestants, limit, fast)
+    finding.notes += [
+        f"`{LIMIT}` is the upper bound: forked processes that decode the files without a server.",
+        "The ratio in the third column is taken round by round.",
+    ]
+    for name, target in ((LIMIT, 0.95), (threads_name(), 22), ("single process", 40)):
+        finding.target(f"{THIS} / {name}", target, finding.raw["modelserver_over"][name])
+    return finding
+
+
+def in_turn(
+    asked: Asked,
+    contestants: Sequence[Contestant],
+    limit: Bare,
+    fast: Collection[str] = (),
+    title: str = "",
+) -> Finding:
+    """Send all files to running servers in turn, round by round, and have `limit` decode them.
+    `fast`: names of those that go through the files several times in a round."""
     files = asked.files()
     audio_s = sum(map(utterances.seconds, files))
     rates: dict[str, list[float]] = {}
     p95: dict[str, list[float]] = {}
-    limit = Bare("prepared", WORKERS, str(asked.audio), len(files), "auto")
-    with everyone(asked) as contestants:
-        for contestant in contestants:  # the first requests are slower
-            asyncio.run(closed(contestant, files[-WORKERS:]))
-        limit.run()
-        for number in range(asked.rounds):
-            limit_s = limit.run(_FAST_TIMES)["wall_s"]
-            rates.setdefault(LIMIT, []).append(_FAST_TIMES * audio_s / limit_s)
-            for contestant in contestants[:: 1 if number % 2 else -1]:
-                times = _FAST_TIMES if _quick(contestant, asked) else 1
-                seen = asyncio.run(closed(contestant, files * times))
-                assert not seen.lost, (contestant.name, seen.failed)
-                rates.setdefault(contestant.name, []).append(times * audio_s / seen.wall_s)
-                p95.setdefault(contestant.name, []).append(seen.percentile(0.95))
-            last = ", ".join(f"{name} {found[-1]:.1f}" for name, found in rates.items())
-            say(f"round {number + 1} of {asked.rounds}: {last}")
-    limit.close()
-    ratios, table = throughput_table("", rates, p95)
+    limit.run()
+    for contestant in contestants:  # the first requests are slower
+        asyncio.run(closed(contestant, files[-WORKERS:]))
+
+    def times(name: str) -> int:
+        return _FAST_TIMES if name in fast else 1
+
+    for number in range(asked.rounds):
+        wall_s = limit.run(times(LIMIT))["wall_s"]
+        rates.setdefault(LIMIT, []).append(times(LIMIT) * audio_s / wall_s)
+        for contestant in contestants[:: 1 if number % 2 else -1]:
+            name = contestant.name
+            seen = asyncio.run(closed(contestant, files * times(name)))
+            assert not seen.lost, (name, seen.failed)
+            rates.setdefault(name, []).append(times(name) * audio_s / seen.wall_s)
+            p95.setdefault(name, []).append(seen.percentile(0.95))
+        last = ", ".join(f"{name} {found[-1]:.1f}" for name, found in rates.items())
+        say(f"round {number + 1} of {asked.rounds}: {last}")
+    ratios, table = _throughput_table(title, rates, p95)
     finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "modelserver_over": ratios})
     finding.notes += [
         (
@@ -88,16 +111,12 @@ def closed_loop(asked: Asked) -> Finding:
             f"workers, {asked.rounds} rounds."
         ),
         "All servers run at the same time and receive their requests in turn.",
-        f"`{LIMIT}` is the upper bound: forked processes that decode the files without a server.",
-        "The ratio in the third column is taken round by round.",
     ]
-    for name, target in ((LIMIT, 0.95), (threads_name(), 22), ("single process", 40)):
-        finding.target(f"{THIS} / {name}", target, ratios[name])
     finding.tables.append(table)
     return finding
 
 
-def throughput_table(
+def _throughput_table(
     title: str, rates: Mapping[str, list[float]], p95: Mapping[str, list[float]]
 ) -> tuple[dict[str, list[float]], Table]:
     """Return the ratio of this server to each row, round by round, and the table of all rows."""

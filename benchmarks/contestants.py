@@ -335,7 +335,7 @@ def threads(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant]
         variables = {"VOSK_SERVER_INTERFACE": "127.0.0.1", "VOSK_SERVER_PORT": str(port)}
     else:
         program, variables = ["-c", _THREADS, str(port), str(_model())], {}
-    with started(program, port, enter, **variables) as pid:
+    with started([sys.executable, *program], port, enter, **variables) as pid:
         url = f"ws://127.0.0.1:{port}/"
         yield Contestant(threads_name(), over_vosk(url), pid, url)
 
@@ -365,20 +365,21 @@ def _model_server(
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(program)
     variables = {"PORT": str(port), "MODEL": str(_model()), "WORKERS": str(workers)}
-    with started([str(file)], port, enter, **variables) as pid:
+    with started([sys.executable, str(file)], port, enter, **variables) as pid:
         found = Contestant(name, over(f"http://127.0.0.1:{port}{path}"), pid)
         until(lambda: found.able() >= workers, 60, f"{name} has loaded")
         yield found
 
 
 @contextlib.contextmanager
-def started(arguments: list[str], port: int, enter: Enter, **variables: str) -> Iterator[int]:
-    """A Python program that listens on `port` once it is ready; its pid. It is gone at the end."""
+def started(command: list[str], port: int, enter: Enter, **variables: str) -> Iterator[int]:
+    """A program that listens on `port` once it is ready; its pid. It is gone at the end."""
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        command,
         env=os.environ | variables,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        cwd=utterances.CACHE,  # sherpa-onnx's server writes a directory of logs
         preexec_fn=enter,
         start_new_session=True,
     )

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bare import MODES, Bare
+from bare import MODES, Bare, bare_vosk
 from tables import spread, table
 
 import models
@@ -29,11 +29,11 @@ def main() -> None:
     common = (arguments.audio, arguments.count, arguments.allocator)
 
     cold = {mode: _cold_load(mode, common) for mode in MODES}
-    ones = {mode: Bare(mode, 1, *common) for mode in MODES}
+    ones = {mode: bare_vosk(mode, 1, *common) for mode in MODES}
     single = _rounds(ones, arguments.rounds)
     warm = {mode: bare.loaded for mode, bare in ones.items()}
     _close(ones)
-    twos = {mode: Bare(mode, 2, *common) for mode in MODES}
+    twos = {mode: bare_vosk(mode, 2, *common) for mode in MODES}
     double = _rounds(twos, arguments.rounds)
     _close(twos)
 
@@ -86,7 +86,7 @@ def _cold_load(mode: str, common: tuple[str, int, str]) -> dict[str, Any]:
     for file in files:
         with file.open("rb") as opened:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    bare = Bare(mode, 1, *common)
+    bare = bare_vosk(mode, 1, *common)
     bare.close()
     return bare.loaded
 

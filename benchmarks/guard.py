@@ -203,7 +203,7 @@ def watching() -> list[list[str]]:
         ("both at work, near the limit", {"limit": 500 * MB}),
     ):
         with remote_pool(load_bytes=300 * MB, **options) as pool:
-            pool.event("worker.ready")
+            pool.event("worker.started")
             supervisor = psutil.Process(pool.process.pid)
             time.sleep(12 if "watch" not in options else 1)  # the exact readings after a start
             jobs = 2 if "limit" in options else 0

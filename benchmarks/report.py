@@ -4,7 +4,6 @@
 docs/benchmarks.md and the tables of README.md and README.zh-CN.md from that copy alone.
 """
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,116 +55,108 @@ def markdown(results: Results) -> str:
 class Words:
     """The words of the READMEs' table in one language; names in braces are replaced."""
 
-    threads: str
-    processes: str
-    sherpa: str
-    method: str
-    comma: str
-    throughput: str
-    memory: str
-    deaths: str
+    head: Sequence[str]
+    servers: Mapping[str, str]
+    """Labels of the servers that are shown, by the beginnings of their names in the report."""
     ended: str
     errors: str
+    comma: str
 
 
 ENGLISH = Words(
-    threads="threads ({servers})",
-    processes="a model in each process ({servers})",
-    sherpa="sherpa-onnx's server",
-    method="vosk-server's method",
-    comma=", ",
-    throughput="{engine}, seconds of audio per second",
-    memory="{engine}, memory, 4 workers",
-    deaths="{engine}, requests lost when workers are killed",
+    head=(
+        "model",
+        "server",
+        "seconds of audio per second",
+        "memory, 4 workers",
+        "requests lost, workers killed",
+    ),
+    servers={
+        "modelserver": "**modelserver**",
+        "vosk-server": "vosk-server",
+        "thread pool": "threads, vosk-server's method",
+        "prefork": "a model in each process (prefork)",
+        "sherpa-onnx's Python": "sherpa-onnx's Python server",
+        "sherpa-onnx's C++": "sherpa-onnx's C++ server",
+        "faster-whisper, threads": "faster-whisper, threads",
+        "faster-whisper, processes": "faster-whisper, processes",
+    },
     ended="{lost}, then gone",
-    errors="wrong characters, spoken Korean",
+    errors="Wrong characters in spoken Korean: {rates}.",
+    comma=", ",
 )
 CHINESE = Words(
-    threads="多线程（{servers}）",
-    processes="每进程一份模型（{servers}）",
-    sherpa="sherpa-onnx 的服务器",
-    method="vosk-server 的方式",
-    comma="、",
-    throughput="{engine}，每秒识别的音频秒数",
-    memory="{engine}，4 个工作进程的内存",
-    deaths="{engine}，工作进程被杀死时丢失的请求",
+    head=("模型", "服务器", "每秒识别的音频秒数", "4 个工作进程的内存", "杀死工作进程时丢失的请求"),
+    servers={
+        "modelserver": "**modelserver**",
+        "vosk-server": "vosk-server",
+        "thread pool": "多线程（vosk-server 的方式）",
+        "prefork": "每进程一份模型（prefork）",
+        "sherpa-onnx's Python": "sherpa-onnx 的 Python 服务器",
+        "sherpa-onnx's C++": "sherpa-onnx 的 C++ 服务器",
+        "faster-whisper, threads": "faster-whisper，多线程",
+        "faster-whisper, processes": "faster-whisper，多进程",
+    },
     ended="{lost}，随后服务终止",
-    errors="韩语真人语音的错字率",
+    errors="韩语真人语音的错字率：{rates}。",
+    comma="、",
 )
-_THREADS = ("vosk-server", "thread pool", "faster-whisper, threads")
-_PROCESSES = ("prefork", "faster-whisper, processes")
-_SHERPA = "sherpa-onnx"
-"""Servers of the columns, by the beginnings of their names."""
 
 
 def proof(results: Results, error_rates: Mapping[str, float], words: Words) -> str:
-    """Return the table of a README. `error_rates`: in percent, by the name of the engine's model.
-    A row without figures is left out, and so is a column without cells."""
+    """Return the table of a README, and the sentence below it.
+
+    `error_rates`: in percent, by the name of the model. Servers without figures are left out.
+    """
     found = {name: one for name, one in results["benchmarks"].items() if not one["failed"]}
     whisper = found.get("whisper", {})
     rows: list[list[str]] = []
-    for title, name, cells in (
-        (words.throughput, "throughput", _rates),
-        (words.memory, "memory", _memory),
-        (words.deaths, "deaths", _lost),
+    for model, cells in (
+        (
+            "Vosk small",
+            (
+                _rates(found.get("throughput", {})),
+                _memory(found.get("memory", {})),
+                _lost(found.get("deaths", {}), words),
+            ),
+        ),
+        ("Whisper base", (_rates(whisper), _memory(whisper), _lost(whisper, words))),
     ):
-        for engine, section in (("Vosk", found.get(name, {})), ("Whisper base", whisper)):
-            if row := _row(cells(section, words)):
-                rows.append([title.format(engine=engine), *row])
-    if error_rates:
-        rates = words.comma.join(f"{name} {rate:g} %" for name, rate in error_rates.items())
-        rows.append([words.errors, rates, "", "", ""])
-    names = {
-        name
-        for one in found.values()
-        for name in one.get("audio_s_per_s", one.get("anonymous_mb", ()))
-    }
-    head = ["", "modelserver", *_heads(names, words)]
-    used = [n for n in range(len(head)) if n < 2 or any(row[n] for row in rows)]
-    return table([head[n] for n in used], [[row[n] for n in used] for row in rows])
+        rows += _rows(model, cells, words)
+    rates = words.comma.join(f"{name} {rate:g} %" for name, rate in error_rates.items())
+    below = [words.errors.format(rates=rates)] if rates else []
+    return "\n\n".join([table(words.head, rows), *below])
 
 
-def _heads(names: set[str], words: Words) -> Sequence[str]:
-    """Return the heads of the columns, with the servers of `names` that are in them."""
-
-    def servers(column: Sequence[str]) -> str:
-        there = [name for name in column if name in names]
-        return words.comma.join(
-            words.method if name == "thread pool" else name.partition(",")[0] for name in there
-        )
-
-    threads = words.threads.format(servers=servers(_THREADS))
-    return threads, words.processes.format(servers=servers(_PROCESSES)), words.sherpa
-
-
-def _row(cells: Mapping[str, tuple[float, str]]) -> list[str]:
-    """Return the cells of the columns; of several servers in one column, the best one's. `cells`:
-    for each server a number, which is better if it is lower, and a text."""
-    if not cells:
-        return []
-    row = [f"**{cells['modelserver'][1]}**"]
-    for names in (_THREADS, _PROCESSES, _SHERPA):
-        there = [cell for name, cell in cells.items() if name.startswith(names)]
-        row.append(min(there)[1] if there else "")
-    return row
+def _rows(model: str, cells: Sequence[Mapping[str, str]], words: Words) -> list[list[str]]:
+    """Return a row for each server that `words` has a label for and any of `cells` a figure."""
+    rows: list[list[str]] = []
+    for name, label in words.servers.items():
+        row = [
+            next((text for server, text in column.items() if server.startswith(name)), "")
+            for column in cells
+        ]
+        if any(row):
+            shown = [f"**{text}**" if text else "" for text in row] if not rows else row
+            rows.append(["" if rows else model, label, *shown])
+    return rows
 
 
-def _rates(section: Mapping[str, Any], _words: Words) -> dict[str, tuple[float, str]]:
+def _rates(section: Mapping[str, Any]) -> dict[str, str]:
     rates = section.get("audio_s_per_s", {})
-    medians = {name: statistics.median(each) for name, each in rates.items()}
-    return {name: (-rate, f"{rate:.1f}") for name, rate in medians.items()}
+    return {name: f"{statistics.median(each):.1f}" for name, each in rates.items()}
 
 
-def _memory(section: Mapping[str, Any], _words: Words) -> dict[str, tuple[float, str]]:
+def _memory(section: Mapping[str, Any]) -> dict[str, str]:
     held = section.get("anonymous_mb", {})
     at = section["workers"].index(4) if held else 0
-    return {name: (mb[at], f"{mb[at]:,.0f} MB") for name, mb in held.items()}
+    return {name: f"{mb[at]:,.0f} MB" for name, mb in held.items()}
 
 
-def _lost(section: Mapping[str, Any], words: Words) -> dict[str, tuple[float, str]]:
+def _lost(section: Mapping[str, Any], words: Words) -> dict[str, str]:
     found = {}
     for name, one in section.get("deaths", {}).items():
         lost = sum(one["lost"].values())
         back = one["back_s"] and one["back_s"][-1] is not None
-        found[name] = (lost, str(lost)) if back else (math.inf, words.ended.format(lost=lost))
+        found[name] = str(lost) if back else words.ended.format(lost=lost)
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import utterances
-from bare import Bare
+from bare import bare_vosk
 from server import WORKERS, server
 from tables import spread, table
 from waves import wav
@@ -57,7 +57,7 @@ def throughput(form: str, rounds: int, count: int, audio: str) -> str:
     ratios: dict[int, list[float]] = {c: [] for c in concurrencies}
     rates: dict[int, list[float]] = {c: [] for c in concurrencies}
     bare_rates = []
-    bare = Bare("prepared" if form == "prepared" else "kept", WORKERS, audio, count, "auto")
+    bare = bare_vosk("prepared" if form == "prepared" else "kept", WORKERS, audio, count, "auto")
     with server(form) as running:
         supervisor = psutil.Process(running.process.pid)
         bare.run()
@@ -145,13 +145,13 @@ def recovery(form: str) -> str:
             load(running.port, [file], 1)
             later.append((time.monotonic() - started) / utterances.seconds(one))
         for _ in range(20):
-            seen = len(running.events("worker.ready"))
+            seen = len(running.events("worker.started"))
             victim = running.workers()[0]
             killed = time.time()
             victim.kill()
-            while len(running.events("worker.ready")) == seen:
+            while len(running.events("worker.started")) == seen:
                 time.sleep(0.002)
-            ready = running.events("worker.ready")[-1]["timestamp"]
+            ready = running.events("worker.started")[-1]["timestamp"]
             replaced.append((_epoch(ready) - killed) * 1000)
             time.sleep(1.2)  # one that dies at once, again and again, is made to wait
     return (

@@ -46,6 +46,9 @@ class Timings:
     first_s: list[float] = field(default_factory=list)
     """Seconds from the first piece to the first partial result with a word in it."""
     last_s: list[float] = field(default_factory=list)
+    """Seconds from the answer to the last piece to the final text."""
+    end_s: list[float] = field(default_factory=list)
+    """Seconds from the last piece to the final text."""
     refused: int = 0
     broken: int = 0
 
@@ -91,6 +94,7 @@ async def one(session: aiohttp.ClientSession, url: str, pcm: bytes, timings: Tim
             await socket.send_str('{"eof" : 1}')
             await socket.receive_str()
             timings.last_s.append(time.monotonic() - ended)
+            timings.end_s.append(time.monotonic() - sent[-1])
     except aiohttp.WSServerHandshakeError:
         timings.refused += 1
     except (aiohttp.ClientError, TypeError, ConnectionError):

@@ -1,5 +1,7 @@
 """The way in: `modelserver`, or `python -m modelserver`."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -50,6 +52,9 @@ def main() -> None:
 
         if (status := ready.main(sys.argv[2:])) is not None:
             raise SystemExit(status)
+    # Modules are not garbage: none is looked through while they are imported, nor at exit.
+    gc.disable()
+    atexit.register(gc.freeze)
     try:
         from modelserver.cli import main as command_line
 

@@ -40,9 +40,9 @@ def main(arguments: list[str]) -> int | None:
 def ask(host: str, port: int, timeout_s: float) -> str:
     """Return a sentence about a server that is ready. Raises `NotReady`."""
     address = _EVERY_ADDRESS.get(host, host)
-    shown = f"[{address}]" if ":" in address else address
-    url = f"http://{shown}:{port}/readyz"
-    request = f"GET /readyz HTTP/1.1\r\nHost: {shown}:{port}\r\nConnection: close\r\n\r\n"
+    server = authority(host, port)
+    url = f"http://{server}/readyz"
+    request = f"GET /readyz HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
     answer = b""
     try:
         with socket.create_connection((address, port), timeout_s) as connection:
@@ -59,11 +59,17 @@ def ask(host: str, port: int, timeout_s: float) -> str:
     try:
         document = json.loads(body)
         if status == [b"200"]:
-            return f"ready: {document['model']}, {document['workers']} workers"
+            return f"ready: {document['model']}, workers: {document['workers']}"
         raise NotReady(str(document["error"]["message"]))
     except (ValueError, KeyError, TypeError) as error:
         said = b" ".join(status).decode("latin-1") or "nothing that is HTTP"
         raise NotReady(f"{url} answered, but it is not a modelserver: {said}") from error
+
+
+def authority(host: str, port: int) -> str:
+    """Return host and port as a URL has them, for a client on the server's machine."""
+    address = _EVERY_ADDRESS.get(host, host)
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _parsed(arguments: list[str]) -> dict[str, str] | None:

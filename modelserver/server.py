@@ -3,6 +3,7 @@ supervisor process."""
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import time
@@ -23,7 +24,7 @@ from modelserver.handover import Predecessor, Sockets, Upgrader
 from modelserver.handover.sockets import Inherited, connection_name, stored_name
 from modelserver.handover.systemd import Notifier, keep_systemd_informed
 from modelserver.http.connections import connections_beside
-from modelserver.http.listening import is_loopback
+from modelserver.http.loopback import is_loopback
 from modelserver.jobs.service import JobService
 from modelserver.jobs.store import why_unusable
 from modelserver.jobs.webhooks import SecretUnreadable
@@ -52,6 +53,7 @@ class CannotStart(Exception):
 
 def run_server(configuration: Configuration) -> None:
     """Serve until told to stop. Raises `CannotStart`."""
+    gc.freeze()  # a collection that looks through all modules would stop every request
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(configuration))
 
@@ -271,13 +273,13 @@ class Server:
                 async with asyncio.timeout(min(_JOBS_S, drain_s)):
                     await no_requests.wait()
             await self._jobs.hand_over(min(_JOBS_S, drain_s))
-            log.info("server.handed_over", connections=await handing)
+            log.info("server.connections_transferred", connections=await handing)
         else:
             await self._jobs.pause()
         left_s = max(0.0, drain_s - (time.monotonic() - began))
         in_time = await _drain(service, left_s, self._stop)
         await service.drain.end_uploads()
-        log.info("server.drained" if in_time else "server.drain_cut_short")
+        log.info("server.drained" if in_time else "server.drain_interrupted")
         if followed and not upgraded:
             await asyncio.to_thread(self._notifier.until_heard, _HEARD_S)
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from supervisor.guard.limits import find_headroom as find_headroom
     from supervisor.guard.status import GuardStatus as GuardStatus
     from supervisor.job import JobResult as JobResult
+    from supervisor.log import RepeatLimit as RepeatLimit
     from supervisor.loop.tasks import Tasks as Tasks
     from supervisor.packed import PackedRing as PackedRing
     from supervisor.pool import Pool as Pool
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from supervisor.settings import Target as Target
     from supervisor.settings import TargetSource as TargetSource
     from supervisor.settings import TargetUnavailable as TargetUnavailable
+    from supervisor.sizes import counted as counted
     from supervisor.sizes import in_units as in_units
     from supervisor.spool import FileInput as FileInput
     from supervisor.spool import JobInput as JobInput
@@ -85,7 +87,7 @@ if TYPE_CHECKING:
     from supervisor.trim import keep_together as keep_together
 
 _HOMES = (
-    *("settings", "contract", "errors", "spool_view", "sizes", "packed", "trim"),
+    *("log", "settings", "contract", "errors", "spool_view", "sizes", "packed", "trim"),
     *("process_control", "deaths.death", "processes.environment", "child.sandbox"),
     *("readings.cpus", "readings.processes", "readings.memory", "readings.resources"),
     *("dispatch.fairness", "deaths.kernel_oom", "deaths.history", "spool", "loop.tasks", "job"),

@@ -3,6 +3,7 @@
 import errno
 
 from supervisor.deaths.death import Death, Fault, Intent, whose_fault
+from supervisor.sizes import counted
 
 
 class PoolError(Exception):
@@ -88,7 +89,7 @@ class WorkerLost(PoolError):
     def __init__(self, deaths: list[Death], *, again: bool = False) -> None:
         causes = "; ".join(death.sentence for death in deaths)
         what = "was not tried again" if again else "failed"
-        super().__init__(f"the job ended {len(deaths)} workers and {what}: {causes}")
+        super().__init__(f"the job ended {counted(len(deaths), 'worker')} and {what}: {causes}")
         self.deaths = deaths
 
 

@@ -12,12 +12,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import aiohttp
 import msgspec
 
 from models.contract import ModelError
 from models.durable import free_for_us
+
+if TYPE_CHECKING:  # imported by a download only: it takes longer than all else that commands import
+    import aiohttp
 
 Progress = Callable[[int, int], None]
 """Receiver of the bytes that are here, and of the total (0: not known)."""
@@ -72,6 +75,8 @@ async def download(
     A connection that brings nothing for `stall_s` seconds counts as dead. After `attempts` attempts
     in a row without progress it fails. Anything that cannot be the requested file is deleted.
     """
+    import aiohttp
+
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=stall_s)
     running = _Attempts(url, file, bounds, on_progress)
     try:
@@ -137,7 +142,7 @@ class _Attempts:
             "the same command resumes from there",
         )
 
-    async def one(self, session: aiohttp.ClientSession) -> None:
+    async def one(self, session: "aiohttp.ClientSession") -> None:
         """Request the missing bytes, and store them."""
         start = self.here if self._state is not None else 0
         headers = {"Accept-Encoding": "identity"}
@@ -168,7 +173,7 @@ class _Attempts:
             self._remember(response)
             await self._take(response, start, total)
 
-    def _total(self, response: aiohttp.ClientResponse, start: int) -> int | None:
+    def _total(self, response: "aiohttp.ClientResponse", start: int) -> int | None:
         """Return the size of the whole file. Raises `ModelError` if that size is wrong."""
         total = None if response.content_length is None else start + response.content_length
         if response.status == 206:
@@ -189,7 +194,7 @@ class _Attempts:
         return total if total is not None else size
 
     @staticmethod
-    def _another(response: aiohttp.ClientResponse, validator: str) -> bool:
+    def _another(response: "aiohttp.ClientResponse", validator: str) -> bool:
         """Return whether the response is of another file than the stored part."""
         told = [response.headers[n] for n in ("ETag", "Last-Modified") if n in response.headers]
         return bool(told) and validator not in told
@@ -207,7 +212,7 @@ class _Attempts:
         if count > most:
             raise ModelError("too_large", f"{self._url} is larger than {most} bytes, the most here")
 
-    def _remember(self, response: aiohttp.ClientResponse) -> None:
+    def _remember(self, response: "aiohttp.ClientResponse") -> None:
         """Record how the file is identified, if its download can be resumed."""
         etag = response.headers.get("ETag", "")
         strong = etag if not etag.startswith("W/") else ""
@@ -219,7 +224,9 @@ class _Attempts:
         else:
             _state_of(self._file).write_bytes(msgspec.json.encode(self._state))
 
-    async def _take(self, response: aiohttp.ClientResponse, start: int, total: int | None) -> None:
+    async def _take(
+        self, response: "aiohttp.ClientResponse", start: int, total: int | None
+    ) -> None:
         here = start
         with self._partial.open("r+b" if start else "wb") as writer:
             writer.seek(start)
@@ -239,6 +246,8 @@ class _Attempts:
 
 
 def _in_words(error: Exception) -> str:
+    import aiohttp
+
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno or 0  # negative if the name is not known
         why = os.strerror(number) if number > 0 else error.strerror

@@ -28,8 +28,8 @@ from models.locks import Held, hold
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _REPIN = (
-    ", where the first download of it was recorded; if its publisher has replaced it, accept the "
-    "new one with `modelserver models pull --repin`"
+    "; its first download was recorded there: if its publisher has replaced it, accept the new one "
+    "with `modelserver models pull --repin`"
 )
 _OF_THIS_MACHINE = frozenset({"no_space", "cannot_write", "bad_pins"})
 """Codes of failures that another source would not change."""

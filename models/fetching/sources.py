@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.catalog import CatalogEntry
+from models.catalog import CatalogEntry, catalog_entry
 from models.contract import ModelError
 
 DEFAULT_SOURCES = {
@@ -70,6 +70,16 @@ def sources_of(
                 raise
             problems.append(error)
     return found, problems
+
+
+def has_source(name: str, addresses: Sequence[str]) -> bool:
+    """Return whether one of `addresses` may have the model, by what the catalogue says of it; True
+    for addresses that `sources_of` refuses."""
+    try:
+        found, _ = sources_of(name, catalog_entry(name), addresses)
+    except ModelError:
+        return True
+    return bool(found)
 
 
 def _source(name: str, entry: CatalogEntry | None, address: str) -> Source:

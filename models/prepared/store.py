@@ -121,8 +121,8 @@ def verify(prepared: PreparedModel, maker: Maker) -> list[str]:
 def changed_size(prepared: PreparedModel) -> str | None:
     """Return a made file whose size has changed, in words; None if none has. Cheap."""
     made = prepared.manifest.made
-    what = "is damaged: its size is not what it was when it was made"
-    return _first_change(made, prepared.directory, "", what, FileStamp.same_size)
+    what = "{} is damaged: its size is not what it was when it was made"
+    return _first_change(made, prepared.directory, "{}", what, FileStamp.same_size)
 
 
 def remove(directory: Path) -> None:
@@ -150,8 +150,8 @@ def _made_by_another(prepared: PreparedModel, maker: Maker) -> str | None:
 def original_problem(prepared: PreparedModel, original: Path) -> str | None:
     """Return which file of the model in the directory `original` has changed since `prepared` was
     made from it, in words; None if none has."""
-    what = "has changed since it was made"
-    return _first_change(prepared.manifest.sources, original, " of the original", what)
+    what = "{} has changed since it was made"
+    return _first_change(prepared.manifest.sources, original, "{} of the original", what)
 
 
 def _sources_problem(prepared: PreparedModel, location: ModelLocation) -> str | None:
@@ -161,7 +161,7 @@ def _sources_problem(prepared: PreparedModel, location: ModelLocation) -> str | 
 
 
 def _made_problem(prepared: PreparedModel, maker: Maker) -> str | None:
-    change = _first_change(prepared.manifest.made, prepared.directory, "", "is damaged")
+    change = _first_change(prepared.manifest.made, prepared.directory, "{}", "{} is damaged")
     return change or maker.damage(prepared.directory)
 
 
@@ -194,11 +194,12 @@ def _first_change(
     what: str,
     same: Callable[[FileStamp, Path], bool] = FileStamp.unchanged,
 ) -> str | None:
-    """Return the first file that is not the `same` any more, in words; None if all are."""
+    """Return the first file that is not the `same` any more, in the words of `what` about the file
+    in the words of `whose`; None if all are."""
     for name, stamp in stamps.items():
         try:
             if not same(stamp, directory / name):
-                return f"{name}{whose} {what}"
+                return what.format(whose.format(name))
         except OSError as error:
-            return f"{name}{whose} cannot be read: {error.strerror}"
+            return f"{whose.format(name)} cannot be read: {error.strerror}"
     return None

@@ -42,7 +42,7 @@ def blas_environment(wanted: str, flags: frozenset[str]) -> dict[str, str]:
     missing = sorted(CORETYPES[wanted] - flags)
     if missing:
         raise UnsupportedProcessor(
-            f"this processor cannot run the {wanted} kernel: it lacks " + ", ".join(missing)
+            f"this processor cannot run the {wanted} kernel: it lacks {', '.join(missing)}"
         )
     return {**report, "OPENBLAS_CORETYPE": wanted}
 

@@ -3,6 +3,8 @@ the caller passes the time."""
 
 from dataclasses import dataclass
 
+from supervisor import counted
+
 _MINUTE_S = 60.0
 
 
@@ -30,13 +32,13 @@ class Quota:
     def request_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
         """Return why one more request is refused, and in how many seconds it might be admitted."""
         if allowed.requests and self.requests >= allowed.requests:
-            return f"{self.requests} requests with this key are in progress", 1.0
+            return f"this key has {counted(self.requests, 'request')} in progress", 1.0
         return self.audio_refusal(allowed, now)
 
     def stream_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
         """Return the same for a stream."""
         if allowed.streams and self.streams >= allowed.streams:
-            return f"{self.streams} streams with this key are open", 5.0
+            return f"this key has {counted(self.streams, 'open stream')}", 5.0
         return self.audio_refusal(allowed, now)
 
     def job_refusal(
@@ -44,7 +46,7 @@ class Quota:
     ) -> tuple[str, float] | None:
         """Return the same for a job, of a key that has `unfinished` jobs."""
         if allowed.jobs and unfinished >= allowed.jobs:
-            return f"{unfinished} jobs with this key are unfinished", 10.0
+            return f"this key has {counted(unfinished, 'unfinished job')}", 10.0
         return self.request_refusal(allowed, now)
 
     def charge(self, seconds: float) -> None:

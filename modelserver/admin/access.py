@@ -81,7 +81,7 @@ class AdminAccess:
             samesite="Strict",
             secure=request.headers.get("X-Forwarded-Proto") == "https",
         )
-        log.info("admin.logged_in")
+        log.info("admin.login_accepted")
 
     def let_out(self, request: web.Request, response: web.Response) -> None:
         """End the session of the request's cookie."""

@@ -152,3 +152,10 @@ def _answers(path: Path) -> bool:
         except OSError:
             return False
         return True
+
+
+def read_token(settings: AdminSettings) -> str | None:
+    """Return the token; None where no file is named or it is empty. Raises `OSError`."""
+    if not settings.token_file:
+        return None
+    return Path(settings.token_file).expanduser().read_text(encoding="utf-8").strip() or None

@@ -14,7 +14,7 @@ from aiohttp import web
 from modelserver.admin.access import AdminAccess
 from modelserver.admin.actions import ModelDesk
 from modelserver.admin.events import follow
-from modelserver.admin.health import health
+from modelserver.admin.health_builder import health
 from modelserver.admin.history import FIELDS, History
 from modelserver.admin.lag import LoopLag
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics

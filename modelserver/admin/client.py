@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from modelserver.admin.address import AdminAddress, BadAddress, admin_address
+from modelserver.admin.address import AdminAddress, BadAddress, admin_address, read_token
 from modelserver.admin.health import Health
-from modelserver.admin.listener import read_token
 from modelserver.settings import Settings
 
 _TIMEOUT_S = 5.0
@@ -56,7 +55,10 @@ def fetch(
         status, body = ask(address, method, path, token, timeout_s)
     except (OSError, http.client.HTTPException) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        raise NoServer(f"no server answers on {address}: {reason}") from error
+        raise NoServer(
+            f"no server answers on {address}: {reason}. Start one with `modelserver serve`, or "
+            "name the one that runs with --config or --admin-listen"
+        ) from error
     if status in _REFUSALS:
         raise Refused(_message(body))
     if status != 200:

@@ -6,11 +6,14 @@ nothing.
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from modelserver.serving.service import SpeechService
 from supervisor import PackedRing, Tasks
+
+if TYPE_CHECKING:  # commands import this module, too, and need no server
+    from modelserver.serving.service import SpeechService
 
 SHORT_S, LONG_S = 0.25, 10.0
 _SHORT, _LONG = 720, 1080
@@ -53,7 +56,7 @@ FIELDS = tuple(field.name for field in msgspec.structs.fields(Sample))
 class History:
     """Use as `async with`."""
 
-    def __init__(self, service: SpeechService) -> None:
+    def __init__(self, service: "SpeechService") -> None:
         self._service = service
         self.short, self.long = PackedRing.of(Sample, _SHORT), PackedRing.of(Sample, _LONG)
         self._tasks = Tasks()

@@ -14,6 +14,7 @@ from modelserver.admin.address import (
     beside,
     bind_unix,
     host_and_port,
+    read_token,
     take_path,
 )
 from modelserver.admin.agent import Agent
@@ -26,7 +27,6 @@ from modelserver.http.listening import HttpServer, url_of
 from modelserver.jobs.service import JobService
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
-from modelserver.settings import AdminSettings
 
 _MOST_CONNECTIONS = 32
 """Most connections, authenticated or not: without a bound, a client without a token could use up
@@ -164,10 +164,3 @@ class AdminListener:
             self._http.stop_accepting()
         if self._agent is not None:
             self._agent.stop_accepting()
-
-
-def read_token(settings: AdminSettings) -> str | None:
-    """Return the token; None where no file is named or it is empty. Raises `OSError`."""
-    if not settings.token_file:
-        return None
-    return Path(settings.token_file).expanduser().read_text(encoding="utf-8").strip() or None

@@ -22,9 +22,9 @@ class Sentence:
 
 
 def requests_sentence(health: Health) -> Sentence:
-    """Say how many requests are inside, and how many wait."""
+    """Say how many requests are in progress, and how many wait."""
     queue = health.queue
-    text = f"{queue.admitted} of {queue.limit} inside, {queue.waiting} waiting"
+    text = f"{queue.admitted} of {queue.limit} in progress, {queue.waiting} waiting"
     return Sentence("requests", text, "warn" if queue.waiting else "")
 
 
@@ -32,7 +32,7 @@ def streams_sentence(health: Health) -> Sentence:
     """Say how many live streams are open, and how late their results are."""
     streams = health.streams
     text = (
-        f"{streams.open} open, {streams.behind_s:.1f} s behind at the most; so far "
+        f"{streams.open} open, {streams.behind_s:.1f} s behind at most; so far "
         f"{streams.replays} moved to another worker, {streams.refused} refused"
     )
     return Sentence("streams", text, "warn" if streams.behind_s > 1 else "")

@@ -3,6 +3,8 @@ caller passes the time."""
 
 from collections import deque
 
+from supervisor import counted
+
 _MINUTE_S = 60.0
 _MOST_KNOWN = 10_000
 
@@ -19,13 +21,14 @@ class QuestionLimits:
     ) -> tuple[str, float] | None:
         """Return why one more question is refused, and in how many seconds it might be admitted."""
         if at_once and self._asking.get(who, 0) >= at_once:
-            return f"{at_once} of your questions are being answered: wait for them", 2.0
+            return f"{counted(at_once, 'question')} of yours in progress: wait for the answer", 2.0
         asked = self._asked.get(who)
         while asked and now - asked[0] >= _MINUTE_S:
             asked.popleft()
         if a_minute and asked and len(asked) >= a_minute:
-            return f"the limit of {a_minute} questions per minute is reached", _MINUTE_S - (
-                now - asked[0]
+            return (
+                f"the limit of {counted(a_minute, 'question')} per minute is reached",
+                _MINUTE_S - (now - asked[0]),
             )
         return None
 

@@ -1,5 +1,7 @@
 """The command line: one file a command, imported when it is given."""
 
+import gc
+
 import click
 
 from modelserver import __version__
@@ -12,3 +14,6 @@ from modelserver.cli.plugins import Commands
 @click.version_option(__version__, prog_name="modelserver")
 def main() -> None:
     """Serve speech recognition on small machines, and manage its models."""
+    if not gc.isenabled():  # off until here, where the command's module is imported
+        gc.freeze()
+        gc.enable()

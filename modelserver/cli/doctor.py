@@ -15,13 +15,7 @@ from modelserver.own_packages import replaced_packages
 from modelserver.serving.keywords import KeywordsUnreadable, read_keywords
 from modelserver.serving.load_specs import find_model
 from modelserver.serving.pool_settings import memory_settings
-from modelserver.serving.selection import (
-    candidate,
-    does_not_fit,
-    engine_settings,
-    worker_count,
-    workers_text,
-)
+from modelserver.serving.selection import candidate, does_not_fit, engine_settings, worker_count
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import own_settings, settings_for
@@ -30,6 +24,7 @@ from supervisor import (
     KernelLog,
     MemoryReader,
     OomCounter,
+    counted,
     directory_problem,
     explain_limits,
     find_headroom,
@@ -144,7 +139,7 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
     workers, headroom = worker_count(settings), find_headroom(memory_settings(settings))
     least, whole = choice.needs(workers), choice.prediction.total(workers)
     better = f", better {in_units(whole)}" if whole > least else ""
-    lines.append(f"needs about {in_units(least)} with {workers_text(workers)}{better}")
+    lines.append(f"needs about {in_units(least)} with {counted(workers, 'worker')}{better}")
     if alone and choice.needs(workers) > headroom.now:
         problems.append(does_not_fit(choice, workers, headroom))
     return lines
@@ -157,8 +152,6 @@ def _running(settings: Settings, problems: list[str]) -> tuple[Health | None, li
         return None, [str(error)]
     if health.status != "ok":
         problems += health.reasons
-    if health.jobs.problem is not None:
-        problems.append(f"jobs are rejected: {health.jobs.problem}")
     return health, in_words(health)
 
 
@@ -166,7 +159,8 @@ def _kernel(health: Health | None, problems: list[str]) -> list[str]:
     counter = OomCounter()
     count, where = counter.read(), "this machine" if counter.of_machine else "this cgroup"
     counter.close()
-    lines = [f"{count or 0} processes of {where} killed so far, by the kernel's own count"]
+    killed = counted(count or 0, "process", "processes")
+    lines = [f"{killed} of {where} killed so far, by the kernel's own count"]
     log = KernelLog(from_start=True)
     if not log.readable:
         why = "try as root" if os.getuid() else "the kernel refuses it, as in most containers"

@@ -16,9 +16,11 @@ import uvloop
 
 from models.extras import how_to_install
 from modelserver.admin.client import printable
-from modelserver.cli.options import KEYWORDS, with_endpoints
+from modelserver.cli.options import KEYWORDS, with_endpoints, with_settings
 from modelserver.outbound.reasons import in_words
-from modelserver.settings.configuration import KEY_VARIABLE
+from modelserver.ready import authority
+from modelserver.settings import Settings
+from modelserver.settings.configuration import FLAG, KEY_VARIABLE, Configuration
 from modelserver.speech.transcript import reader_text
 
 _RATE = 16_000
@@ -35,9 +37,9 @@ class _Cannot(Exception):
 @click.argument("file", default="", metavar="[FILE|-]")
 @click.option(
     "--server",
-    default="ws://127.0.0.1:8091/",
-    show_default=True,
-    help="URL of the server; any server of the Vosk protocol works",
+    metavar="URL",
+    help="URL of the server; any server of the Vosk protocol works  [default: the server of this "
+    "machine, by the settings host and port]",
 )
 @click.option("--model", help="model of that server  [default: its default model]")
 @KEYWORDS
@@ -46,9 +48,11 @@ class _Cannot(Exception):
 @click.option(
     "--fast", is_flag=True, help="send the file as fast as the server accepts it, not in real time"
 )
+@with_settings("host", "port")
 def listen(
+    configuration: Configuration,
     file: str,
-    server: str,
+    server: str | None,
     model: str | None,
     keywords: tuple[str, ...],
     key: str | None,
@@ -65,6 +69,10 @@ def listen(
 
     On a terminal, unfinished text is rewritten in place; each final text is one line.
     """
+    if server is None:
+        server = _server_of(configuration.settings)
+    elif given := [name for name in ("host", "port") if configuration.origins.get(name) == FLAG]:
+        raise click.UsageError(f"--server and --{given[0]} exclude each other: choose one")
     if not file:
         file = MICROPHONE if sys.stdin.isatty() else STDIN
     paced = not fast and file not in (STDIN, MICROPHONE)
@@ -78,6 +86,13 @@ def listen(
         if not isinstance(error, _Cannot | OSError | aiohttp.ClientError):
             raise
         raise click.ClickException(in_words(error)) from raised
+
+
+def _server_of(settings: Settings) -> str:
+    """Return the URL of the server that has these settings, on this machine."""
+    if settings.port == 0:
+        raise click.UsageError("port is 0, any free one: name the server with --server")
+    return f"ws://{authority(settings.host, settings.port)}/"
 
 
 def _first(error: Exception) -> Exception:
@@ -106,7 +121,10 @@ async def _listen(
             again = f"; try again in {later} s" if later else ""
             raise _Cannot(f"{server} refused with {error.status}{again}") from error
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise _Cannot(f"no server answers at {server}: {in_words(error)}") from error
+            raise _Cannot(
+                f"no server answers at {server}: {in_words(error)}\n"
+                "Start one with `modelserver serve`, or name one with --server"
+            ) from error
         async with socket:
             await socket.send_json({"config": config})
             async with asyncio.TaskGroup() as tasks:  # if one fails, so does the other

@@ -36,7 +36,7 @@ from supervisor import in_units
 
 @click.group()
 def models() -> None:
-    """List, fetch, inspect, prepare and remove models."""
+    """List, download, inspect, prepare and remove models."""
 
 
 models.add_command(list_models)

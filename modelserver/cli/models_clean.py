@@ -1,4 +1,4 @@
-"""Command `modelserver models clean`: remove compiled forms of models, and leftovers."""
+"""Command `modelserver models clean`: remove prepared forms of models, and leftovers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from supervisor import in_units
 @click.option("--dry-run", is_flag=True, help="list what would be removed, and remove nothing")
 @with_settings("models_dir", "prepared_dir")
 def clean_models(configuration: Configuration, name: str | None, dry_run: bool) -> None:
-    """Remove compiled forms of a model, or leftovers.
+    """Remove prepared forms of a model, or leftovers.
 
     With NAME, the prepared forms of that model are removed; the model itself stays. NAME may also
     be one prepared form, by its directory's name.
@@ -87,7 +87,10 @@ def prepared_forms(settings: Settings, name: str | None) -> list[PreparedForm]:
     if not found:
         names = ", ".join(m.directory.name for m in everything) or "none"
         wanted = f"{name} is not prepared" if name else "nothing is prepared"
-        raise click.ClickException(f"{wanted} in {settings.prepared_dir}; there: {names}")
+        raise click.ClickException(
+            f"{wanted} in {settings.prepared_dir}; there: {names}. "
+            f"To prepare a model: modelserver models prepare {name or 'MODEL'}"
+        )
     return found
 
 

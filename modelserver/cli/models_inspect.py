@@ -1,7 +1,7 @@
 """Command `modelserver models inspect`: a model's parts, and the memory that it needs here."""
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -13,21 +13,17 @@ from modelserver.cli.errors import told
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
 from modelserver.serving.load_specs import find_model
-from modelserver.serving.measure import Measured, measure
 from modelserver.serving.pool_settings import memory_settings
-from modelserver.serving.selection import (
-    Choice,
-    candidate,
-    does_not_fit,
-    worker_count,
-    workers_text,
-)
+from modelserver.serving.selection import Choice, candidate, does_not_fit, worker_count
 from modelserver.serving.sizing import kubernetes_patch, server_needs
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
 from modelserver.speech.languages import all_languages, languages_text
-from supervisor import Headroom, NotReady, find_headroom, in_units
+from supervisor import Headroom, NotReady, counted, find_headroom, in_units
+
+if TYPE_CHECKING:  # imported by --measure only, which needs the whole server
+    from modelserver.serving.measure import Measured
 
 
 @click.command("inspect")
@@ -78,7 +74,9 @@ def inspect_model(
         click.echo(line)
 
 
-def _measure(settings: Settings) -> Measured:
+def _measure(settings: Settings) -> "Measured":
+    from modelserver.serving.measure import measure
+
     configure_logs(msgspec.structs.replace(settings.log, level="error"))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -90,7 +88,7 @@ def _measure(settings: Settings) -> Measured:
 def _in_words(
     choice: Choice,
     prediction: model_package.Prediction,
-    result: Measured | None,
+    result: "Measured | None",
     headroom: Headroom,
     workers: int,
 ) -> list[str]:
@@ -98,7 +96,7 @@ def _in_words(
     languages = all_languages(location.language, choice.form.abilities)
     punctuation = choice.punctuation
     marks = punctuation.problem or (punctuation.model and punctuation.model.name)
-    together = f"{workers_text(workers)} and the model: {in_units(prediction.total(workers))}"
+    together = f"{counted(workers, 'worker')} and the model: {in_units(prediction.total(workers))}"
     lines = [
         f"{location.name} ({languages_text(languages)}): {location.directory}",
         f"engine: {choice.engine}, form {choice.form.name}",
@@ -139,7 +137,7 @@ def _in_words(
     lines.append("")
     if choice.needs(workers) <= headroom.now:
         lines.append(
-            f"It fits here now, with {workers_text(workers)}: there is room for "
+            f"It fits here now, with {counted(workers, 'worker')}: there is room for "
             f"{in_units(headroom.now)} ({headroom.limit})."
         )
     else:
@@ -150,7 +148,7 @@ def _in_words(
 def _document(
     choice: Choice,
     prediction: model_package.Prediction,
-    result: Measured | None,
+    result: "Measured | None",
     headroom: Headroom,
     workers: int,
 ) -> dict[str, Any]:

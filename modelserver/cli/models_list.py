@@ -6,6 +6,7 @@ import msgspec
 
 import models
 from modelserver.cli.options import with_settings
+from modelserver.cli.tables import table_lines, terminal_width
 from modelserver.serving.listing import (
     ModelRow,
     Overview,
@@ -14,11 +15,11 @@ from modelserver.serving.listing import (
     punctuation_rows,
 )
 from modelserver.serving.pool_settings import memory_settings
-from modelserver.serving.selection import worker_count, workers_text
+from modelserver.serving.selection import worker_count
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
-from supervisor import Headroom, find_headroom, in_units
+from supervisor import Headroom, counted, find_headroom, in_units
 
 
 @click.command("list")
@@ -44,6 +45,8 @@ def list_models(
     rates with the same number: they are from one source, on the same recordings. MEMORY: of the
     model, and with the workers that are set; "~" is an estimate from its size. SPEED: seconds of
     one processor for a second of speech. LIVE: whether text appears during speech, or at pauses.
+
+    On a terminal that is too narrow, LICENCE and SPEED are left out and long cells are wrapped.
     """
     settings = first_model(configuration.settings)
     headroom = find_headroom(memory_settings(settings))
@@ -62,9 +65,8 @@ def list_models(
     notes = _Notes() if tag else None
     head = _head(worker_count(settings), detailed=notes is not None)
     table = [head, *(_cells(row, notes) for row in found.rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        click.echo("  ".join(f"{c:<{w}}" for c, w in zip(cells, widths, strict=True)).rstrip())
+    for line in table_lines(table, terminal_width(), {"LICENCE", "SPEED"}):
+        click.echo(line)
     for row in found.rows:
         for problem in row.problems:
             click.echo(problem, err=True)
@@ -80,15 +82,15 @@ def list_models(
 def _say_served(found: Overview, settings: Settings) -> None:
     served = found.choice
     if served is not None and not any(row.chosen for row in found.rows):
-        click.echo(f"{served.location.name} would be served, which is not in this list.")
+        click.echo(f"`modelserver serve` loads {served.location.name}, which is not in this list.")
     elif served is not None:
-        each = workers_text(worker_count(settings))
+        each = counted(worker_count(settings), "worker")
         click.echo(
             f"* would be served: {in_units(served.prediction.model)} and "
             f"{in_units(served.prediction.growth)} for each of {each}."
         )
     else:
-        click.echo(f"None would be served: {found.why_none}", err=True)
+        click.echo(f"`modelserver serve` has no model to load: {found.why_none}", err=True)
 
 
 def _say_punctuation(rows: list[PunctuationRow]) -> None:
@@ -154,7 +156,7 @@ def _head(workers: int, *, detailed: bool) -> tuple[str, ...]:
     names = ("  MODEL", "LANGUAGE", "ERRORS", "MEMORY")
     if not detailed:
         return (*names, "FITS HERE", "STATE", "LICENCE")
-    together = f"WITH {workers_text(workers).upper()}"
+    together = f"WITH {counted(workers, 'worker').upper()}"
     return (*names, together, "FITS HERE", "SPEED", "LIVE", "STATE", "LICENCE")
 
 

@@ -95,8 +95,9 @@ def _recommended(settings: Settings, text: str) -> str | None:
     own = first_model(settings)
     best = recommended(own, find_headroom(memory_settings(own)), tag)
     if best is None:
+        where = " and can be downloaded from models_urls" if settings.models_urls else ""
         raise click.ClickException(
-            f"no model for {text} fits on this machine; see `modelserver models list {text}`"
+            f"no model for {text} fits on this machine{where}; see `modelserver models list {text}`"
         )
     click.echo(f"{best.name} is recommended for {text}: {best.why}.", err=True)
     return best.name

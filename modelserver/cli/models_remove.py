@@ -16,9 +16,9 @@ from modelserver.settings.configuration import Configuration
 @click.argument("name")
 @with_settings("models_dir", "prepared_dir")
 def remove_model(configuration: Configuration, name: str) -> None:
-    """Delete an installed model and its compiled forms.
+    """Delete an installed model and its prepared forms.
 
-    A running server continues with the model that it has loaded. To delete only the compiled forms,
+    A running server continues with the model that it has loaded. To delete only the prepared forms,
     use `modelserver models clean NAME`.
     """
     settings = configuration.settings
@@ -31,7 +31,7 @@ def remove_model(configuration: Configuration, name: str) -> None:
                 raise
             raise models.ModelError(
                 error.code,
-                f"{error.message}; to delete its compiled forms: "
+                f"{error.message}; to delete its prepared forms: "
                 f"modelserver models clean {shlex.quote(name)}",
             ) from error
     for prepared in forms:

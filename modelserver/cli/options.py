@@ -88,7 +88,17 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         @functools.wraps(command)
         def wrapped(config: Path | None, **arguments: Any) -> None:
             flags = {name: arguments.pop(_argument(name)) for name in names}
-            command(_read(config, flags), **arguments)
+            configuration = _read(config, flags)
+            # A command about the whole server begins with it; others may fail for it.
+            unread = configuration.unread
+            if unread and names == SERVER_SETTINGS:
+                click.echo(unread, err=True)
+            try:
+                command(configuration, **arguments)
+            except click.ClickException:
+                if unread and names != SERVER_SETTINGS:
+                    click.echo(unread, err=True)
+                raise
 
         decorated: Callable[..., None] = wrapped
         for name in reversed(names):

@@ -25,6 +25,7 @@ from modelserver.cli.plugins import ENGINES, TOOLS, find_plugin
 from modelserver.extras import how_to_install_tools
 from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
+from supervisor import counted
 
 _JOURNAL = ".modelserver-journal"
 """Name of the journal in a directory of transcripts."""
@@ -162,7 +163,7 @@ def _tell_the_end(batch: Batch, files: int, took_s: float, by: str) -> None:
             click.echo(f"  {reason}", err=True)
     before = f", {batch.skipped} of them before" if batch.skipped else ""
     done = files - len(batch.failed)
-    click.echo(f"{done} of {files} files transcribed{before}", err=True)
+    click.echo(f"{done} of {counted(files, 'file')} transcribed{before}", err=True)
     if batch.audio_s:
         where = f", {by}" if by else ""
         click.echo(

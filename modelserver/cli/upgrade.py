@@ -12,7 +12,7 @@ import msgspec
 from modelserver.admin.address import BadAddress, admin_address
 from modelserver.admin.client import NoServer, Refused, fetch, fetch_health
 from modelserver.cli.options import with_settings
-from modelserver.http.listening import is_loopback
+from modelserver.http.loopback import is_loopback
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 

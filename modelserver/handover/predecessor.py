@@ -92,7 +92,7 @@ class Predecessor:
         if self._wire is not None and not self._asked_to_go:
             self._asked_to_go = True
             log.warning(
-                "upgrade.old_process_asked_to_exit",
+                "upgrade.exit_requested",
                 needs_bytes=needs,
                 left_bytes=left,
                 consequence="requests wait until the model is loaded",

@@ -28,6 +28,7 @@ from modelserver.http.origins import (
 from modelserver.refusal import Refusal
 from modelserver.tracing import fail, parent_of, span, trace_id
 from modelserver.web import PAGES
+from supervisor import counted
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
@@ -103,7 +104,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         if connections.too_many and request.method == "POST":
             raise Refusal(
                 "resource_exhausted",
-                f"{connections.open} connections are open, {connections.most} are allowed",
+                f"{counted(connections.open, 'open connection')}, {connections.most} allowed",
                 retry_after_s=5,
             )
         if request.path not in _PROBES and request.app[SERVICE].access.open:

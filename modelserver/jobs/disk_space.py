@@ -6,7 +6,16 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 
 from modelserver.settings import JobSettings
-from supervisor import NotReady, QueueFull, Spool, SpoolFull, SpoolLimits, SpoolStore, in_units
+from supervisor import (
+    NotReady,
+    QueueFull,
+    Spool,
+    SpoolFull,
+    SpoolLimits,
+    SpoolStore,
+    counted,
+    in_units,
+)
 
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
 """Bytes that must stay free on the disk."""
@@ -54,7 +63,7 @@ class Room:
         unfinished = self._unfinished() + len(self._arriving)
         if unfinished >= self._settings.queue:
             raise QueueFull(
-                f"{unfinished} jobs are unfinished, the limit (jobs.queue): try again later",
+                f"{counted(unfinished, 'unfinished job')}, the limit (jobs.queue): try again later",
                 _QUEUE_LATER_S,
             )
         promised = sum(max(size, spool.size) for spool, (_, size) in self._arriving.items())

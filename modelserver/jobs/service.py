@@ -24,7 +24,7 @@ from modelserver.outbound.client import OutboundClient
 from modelserver.outbound.hosts import AllowedHosts
 from modelserver.serving.service import SpeechService
 from modelserver.serving.usage import Usage
-from supervisor import Spool, SpoolFull, Tasks
+from supervisor import RepeatLimit, Spool, SpoolFull, Tasks
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 
@@ -222,21 +222,23 @@ class JobService:
                 # The server before this one may be about to end.
                 waits = isinstance(error, InUse) and time.monotonic() - began < self.patience_s
                 if not waits and problem != logged:
-                    log.error("jobs.unusable", reason=problem)
-                    logged = problem
+                    log.error("jobs.disabled", reason=problem)
+                    logged = self._service.jobs_refused = problem
                 self.problem = problem
                 if not isinstance(error, InUse):
                     self._waited_for.set()
                 await asyncio.sleep(_OPEN_AGAIN_S)
         if logged:
-            log.info("jobs.usable", after_s=round(time.monotonic() - began, 1))
+            log.info("jobs.enabled", after_s=round(time.monotonic() - began, 1))
+        repeats = RepeatLimit()
         while True:
             self._tidy_now.clear()
             wait_s = _TIDY_S
             try:
                 wait_s = min(wait_s, await self._tidy())
             except (sqlite3.Error, OSError, SpoolFull) as error:
-                log.error("jobs.cleanup_failed", reason=str(error))
+                if repeats.due(str(error)):
+                    log.error("jobs.cleanup_failed", reason=str(error))
             await asyncio.sleep(_TIDY_AGAIN_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -248,7 +250,7 @@ class JobService:
         waiting = await self._store.do(lambda store: store.unfinished())
         for job in waiting:
             self.work.add(job)
-        self.problem = None
+        self.problem = self._service.jobs_refused = None
         self._waited_for.set()
         if waiting:
             log.info("jobs.resumed", unfinished=len(waiting))

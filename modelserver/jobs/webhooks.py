@@ -26,7 +26,7 @@ from modelserver.outbound.client import Failed, OutboundClient
 from modelserver.outbound.hosts import Refused
 from modelserver.settings import JobSettings
 from modelserver.tracing import parent_of, trace_headers
-from supervisor import SpoolFull
+from supervisor import RepeatLimit, SpoolFull
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 
@@ -157,6 +157,7 @@ class Webhooks:
         self._settings, self._body_of = settings, body_of
         self._some = asyncio.Event()
         self._hosts = Hosts()
+        self._repeats = RepeatLimit()
         self._sending: dict[str, asyncio.Task[None]] = {}
 
     def look(self) -> None:
@@ -171,7 +172,8 @@ class Webhooks:
                 try:
                     wait_s = await self._begin_those_due()
                 except (sqlite3.Error, SpoolFull) as error:
-                    log.error("jobs.webhooks_postponed", reason=str(error))
+                    if self._repeats.due(str(error)):
+                        log.error("jobs.webhooks_postponed", reason=str(error))
                     wait_s = _DISK_LATER_S
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
@@ -241,7 +243,8 @@ class Webhooks:
                 return
             await self._store.do(lambda store: store.delivered(job.id, given_up=said is not None))
         except (sqlite3.Error, SpoolFull) as error:
-            log.error("jobs.webhooks_postponed", reason=str(error))
+            if self._repeats.due(str(error)):
+                log.error("jobs.webhooks_postponed", reason=str(error))
             return
         log.info(
             "job.webhook_delivered" if said is None else "job.webhook_abandoned",

@@ -87,7 +87,7 @@ class KeywordsFile:
             if str(error) != self._problem:
                 self._problem = str(error)
                 log.error(
-                    "keywords.unusable", label=label, reason=self._problem, keywords=len(self.words)
+                    "keywords.rejected", label=label, reason=self._problem, keywords=len(self.words)
                 )
             return
         if found is not None or self._problem is not None:

@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 
 import models as model_package
+from models.fetching.sources import has_source
 from modelserver.serving.selection import (
     LEAST_GROWTH,
     Choice,
     candidate,
     choose_model,
     worker_count,
-    workers_text,
 )
 from modelserver.settings import Settings
-from supervisor import Headroom, TargetUnavailable, in_units
+from supervisor import Headroom, TargetUnavailable, counted, in_units
 
 _PROCESSORS = ("x86_64", "aarch64")
 """Processors for which packages of all engines are published."""
@@ -74,7 +74,7 @@ def overview(
     if not language:
         return Overview(rows, served, why)
     rows = [row for row in rows if _speaks(row, language)]
-    best = model_package.recommend(_candidates(rows, headroom, language))
+    best = model_package.recommend(_candidates(rows, settings, headroom, language))
     rows = [_for_language(row, language, best) for row in rows]
     rows.sort(key=lambda row: _order(row, headroom))
     return Overview(rows, served, why, best)
@@ -98,7 +98,7 @@ def _speaks(row: ModelRow, language: str) -> bool:
 
 
 def _candidates(
-    rows: Sequence[ModelRow], headroom: Headroom, language: str
+    rows: Sequence[ModelRow], settings: Settings, headroom: Headroom, language: str
 ) -> list[model_package.Candidate]:
     candidates = []
     for row in rows:
@@ -109,11 +109,18 @@ def _candidates(
                 entry.rates_for(language) if entry else (),
                 row.needs,
                 0 < row.needs <= headroom.most,
-                row.missing is None or platform.machine() in _PROCESSORS,
+                _obtainable(row, settings),
                 preferred=entry is not None and entry.recommended_for(language),
             )
         )
     return candidates
+
+
+def _obtainable(row: ModelRow, settings: Settings) -> bool:
+    """Return whether the model is here or a server of the settings may have it, and its engine can
+    be installed."""
+    engine = row.missing is None or platform.machine() in _PROCESSORS
+    return engine and (row.installed or has_source(row.name, settings.models_urls))
 
 
 def _for_language(
@@ -251,7 +258,7 @@ def _fits(needs: Callable[[int], int], headroom: Headroom, workers: int, about: 
         if (left := headroom.now - needs(some)) >= 0:
             if some == workers:
                 return f"yes, leaves {about}{in_units(left)}"
-            return f"with {about}{some} of {workers_text(workers)}"
+            return f"with {about}{some} of {counted(workers, 'worker')}"
     return f"no, needs {about}{in_units(needs(1))}"
 
 

@@ -14,6 +14,7 @@ from supervisor import (
     Allocator,
     AllocatorMissing,
     Headroom,
+    RepeatLimit,
     Target,
     choose_allocator,
     find_jemalloc,
@@ -64,13 +65,17 @@ def loading_environment(settings: Settings) -> Mapping[str, str]:
     return {**os.environ, **chosen, "LD_PRELOAD": preload}
 
 
-def describe_choice(choice: Choice, settings: Settings, headroom: Headroom) -> None:
+def describe_choice(
+    choice: Choice, settings: Settings, headroom: Headroom, repeats: RepeatLimit
+) -> None:
     """Log what an operator should know of the choice."""
     for problem in choice.problems:
-        log.warning("prepared_model.rejected", problem=problem)
+        if repeats.due(problem):
+            log.warning("prepared_model.rejected", problem=problem)
     for reason in choice.passed_over:
-        log.warning("model.skipped", reason=reason, served=choice.location.name)
-    if choice.form.consequence:
+        if repeats.due(reason):
+            log.warning("model.skipped", reason=reason, served=choice.location.name)
+    if choice.form.consequence and repeats.due(choice.form.consequence):
         log.warning(
             "model.trimmed",
             model=choice.location.name,

@@ -13,7 +13,7 @@ from modelserver.serving.requirements import RequirementMissing, RequirementSupp
 from modelserver.serving.rlimits import not_allowed
 from modelserver.serving.selection import Choice, candidate, choose_model, worker_count
 from modelserver.settings import Settings
-from supervisor import Cause, DeathRecord, Headroom, Pool, Target, TargetUnavailable
+from supervisor import Cause, DeathRecord, Headroom, Pool, RepeatLimit, Target, TargetUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -55,10 +55,12 @@ class ModelLoading:
         self._inquiry = CrashInquiry(self._lessons)
         self._chosen: Choice | None = None
         self._seen: Choice | None = None
+        self._repeats = RepeatLimit()
 
     def begin_again(self) -> None:
         """Forget what loads have taught: an operator has changed something."""
         self._lessons.begin_again()
+        self._repeats.forget()
 
     @property
     def _known(self) -> Choice | None:
@@ -121,7 +123,7 @@ class ModelLoading:
                     continue
             break
         self._chosen = choice
-        describe_choice(choice, settings, headroom)
+        describe_choice(choice, settings, headroom, self._repeats)
         self._tried = True
         return target_of(settings, choice, variables)
 

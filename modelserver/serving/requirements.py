@@ -36,7 +36,7 @@ class RequirementSupply:
             if str(error) not in self._told:
                 self._told.add(str(error))
                 log.warning(
-                    "requirement.unavailable",
+                    "requirement.supply_failed",
                     name=requirement.name,
                     reason=str(error),
                     consequence=requirement.consequence,

@@ -4,7 +4,7 @@ without enough threads or descriptors the engines' libraries may hang without a 
 import resource
 
 from modelserver.serving.selection import Choice
-from supervisor import in_units, read_processes, read_processes_of_user
+from supervisor import counted, in_units, read_processes, read_processes_of_user
 
 _LIBRARIES_BYTES = 900 * 1024 * 1024
 """Address space beside the model's: libraries, their buffers, the allocator's arenas."""
@@ -33,7 +33,7 @@ def not_allowed(choice: Choice, workers: int) -> str | None:
     ):
         if left is not None and left.free < wanted:
             return (
-                f"{left.free} more processes and threads may be started ({name}), and "
-                f"{workers} workers and their fork server need {wanted}"
+                f"only {left.free} of the processes and threads are left ({name}), and "
+                f"{counted(workers, 'worker')} and the fork server need {wanted}"
             )
     return None

@@ -15,8 +15,9 @@ from modelserver.serving.punctuation import (
     punctuation_for,
     with_punctuation,
 )
+from modelserver.serving.text_step_memory import with_text_steps
 from modelserver.settings import Settings
-from supervisor import Headroom, TargetUnavailable, available_memory, in_units, usable_cpus
+from supervisor import Headroom, TargetUnavailable, available_memory, counted, in_units, usable_cpus
 
 LEAST_GROWTH = 32 << 20
 """Least bytes of growth that a worker can work with, if its model would let it grow by more."""
@@ -92,11 +93,6 @@ def worker_count(settings: Settings) -> int:
     return settings.workers.count or usable_cpus()
 
 
-def workers_text(count: int) -> str:
-    """Return a number of workers in words."""
-    return f"{count} workers" if count != 1 else "1 worker"
-
-
 def candidates(
     location: models.ModelLocation,
     settings: Settings,
@@ -119,7 +115,9 @@ def candidates(
     if phrases and takes_phrases:
         forms = [form for form in forms if form.abilities.phrases != "no"]
     punctuation = punctuation_for(settings, location, forms[0].abilities)
-    forms = [with_punctuation(form, punctuation) for form in forms]
+    forms = [
+        with_text_steps(with_punctuation(form, punctuation), settings.text.steps) for form in forms
+    ]
     found: list[Choice] = []
     problems: dict[str, None] = {}
     missing: dict[str, None] = {}
@@ -202,7 +200,7 @@ def does_not_fit(choice: Choice, workers: int, headroom: Headroom) -> str:
     if choice.shown > choice.prediction.model:
         model = f"at least {model}, as loading it has shown,"
     needs = (
-        f"{in_units(served)} ({model} for the model, the rest for {workers_text(workers)})"
+        f"{in_units(served)} ({model} for the model, the rest for {counted(workers, 'worker')})"
         if not served <= headroom.most < choice.loading_bytes
         else f"{in_units(choice.loading_bytes)} while it loads ({in_units(served)} after that)"
     )

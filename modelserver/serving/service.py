@@ -59,6 +59,8 @@ class SpeechService:
         self.drain = Drain(self.models, lambda: self.settings.notice_s)
         self.reload_refused: str | None = None
         """Why the last reload of settings was refused; None if it was not, or there was none."""
+        self.jobs_refused: str | None = None
+        """Why jobs are rejected until an operator does something; None if they are not."""
 
     async def __aenter__(self) -> "SpeechService":
         await self.guard.__aenter__()
@@ -147,6 +149,8 @@ class SpeechService:
     def stale(self) -> list[str]:
         """Return sentences that say why what is served is not what the settings say now."""
         said = []
+        if self.jobs_refused is not None:
+            said.append(f"jobs are rejected: {self.jobs_refused}")
         if self.reload_refused is not None:
             said.append(f"the reload was rejected: {self.reload_refused}")
         said += [

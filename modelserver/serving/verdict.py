@@ -1,25 +1,29 @@
 """The health verdict: one word, and sentences that say why it is not "ok"."""
 
 import time
+from typing import TYPE_CHECKING
 
-from modelserver.serving.service import SpeechService
-from supervisor import PoolState, PoolStatus, in_units
+from supervisor import PoolState, PoolStatus, counted, in_units
+
+if TYPE_CHECKING:  # commands import this module, too, and need no server
+    from modelserver.serving.service import SpeechService
 
 RECENT_S = 60.0
 """Seconds for which the unexpected end of a process degrades the health."""
 
 
-def in_a_line(service: SpeechService) -> str:
+def in_a_line(service: "SpeechService") -> str:
     """Return the verdict in one line, as systemd shows it."""
     status = service.status()
     word, reasons = verdict(service, status)
     if reasons:
         return f"{word}: {'; '.join(reasons)}"
     able = sum(worker.state.value in ("idle", "busy") for worker in status.workers)
-    return f"{word}: {status.model.get('model')}, {able} workers, {status.admitted} requests"
+    at_work = f"{counted(able, 'worker')}, {counted(status.admitted, 'request')}"
+    return f"{word}: {status.model.get('model')}, {at_work}"
 
 
-def verdict(service: SpeechService, status: PoolStatus) -> tuple[str, list[str]]:
+def verdict(service: "SpeechService", status: PoolStatus) -> tuple[str, list[str]]:
     """Return "ok", "degraded", "unavailable" or "draining", and the reasons."""
     reasons = service.stale()
     if status.reason is not None:

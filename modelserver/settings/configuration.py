@@ -67,6 +67,8 @@ class Configuration:
     origins: Mapping[str, str]
     again: Callable[[], "Configuration"]
     """Read all sources again. Raises `ConfigurationError`."""
+    unread: str | None = None
+    """Sentence about the system's settings, if this user may not read them: they are not used."""
 
     def rows(self) -> Iterator[tuple[Field, Any, str]]:
         """Yield the settings with their values and origins, in the order of declaration."""
@@ -101,7 +103,7 @@ def read_configuration(
     again = functools.partial(read_configuration, file, environment, flags)
     settings = _build(values, dict.fromkeys(labels))
     _second_passes_must_be_there(settings.models, origins)
-    return Configuration(settings, origins, again)
+    return Configuration(settings, origins, again, _unread(file, environment))
 
 
 def _second_passes_must_be_there(
@@ -167,11 +169,16 @@ def _files(file: Path | None, environment: Mapping[str, str]) -> Iterator[Path]:
         yield file
     elif environment.get(CONFIG_VARIABLE):
         yield Path(environment[CONFIG_VARIABLE])
-    elif SYSTEM_FILE.is_file():
-        if os.access(SYSTEM_FILE, os.R_OK):
-            yield SYSTEM_FILE
-        else:
-            sys.stderr.write(f"{SYSTEM_FILE} may not be read by this user: not used\n")
+    elif SYSTEM_FILE.is_file() and os.access(SYSTEM_FILE, os.R_OK):
+        yield SYSTEM_FILE
+
+
+def _unread(file: Path | None, environment: Mapping[str, str]) -> str | None:
+    if file is not None or environment.get(CONFIG_VARIABLE) or not SYSTEM_FILE.is_file():
+        return None
+    if os.access(SYSTEM_FILE, os.R_OK):
+        return None
+    return f"{SYSTEM_FILE} may not be read by this user: not used"
 
 
 def _labels(table: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 
 from models import Abilities
+from supervisor import counted
 
 ENGLISH_NAMES = {
     "ar": "arabic", "ca": "catalan", "cs": "czech", "de": "german", "el": "greek", "en": "english",
@@ -44,7 +45,7 @@ def all_languages(own: str, abilities: Abilities | None) -> list[str]:
 
 def languages_text(languages: list[str]) -> str:
     """Return the languages of a model for a person: their tags, or how many there are."""
-    return " ".join(languages) if len(languages) < _MANY else f"{len(languages)} languages"
+    return " ".join(languages) if len(languages) < _MANY else counted(len(languages), "language")
 
 
 def language_tag(text: str) -> str | None:

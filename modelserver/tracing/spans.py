@@ -24,7 +24,7 @@ _tracer = trace.get_tracer("modelserver", __version__)  # that of the SDK, once 
 
 
 class _Sdk:
-    """Whether an SDK records spans. Asking the API takes longer than a request's spans."""
+    """The presence of an SDK that records spans. Asking the API takes longer than recording."""
 
     there = False
 

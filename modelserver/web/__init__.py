@@ -9,6 +9,7 @@ PAGES = {
     "/voice/words.js": "words.js",
     "/voice/translate.js": "translate.js",
     "/voice/chinese.js": "chinese.js",
+    "/voice/chinese-models.js": "chinese-models.js",
     "/voice/microphone.js": "microphone.js",
     "/voice/capture.js": "capture.js",
     "/voice/hearing.js": "hearing.js",
@@ -35,5 +36,7 @@ ADMIN_PAGES = {
     "/admin/translate.js": "translate.js",
     "/admin/chinese.js": "chinese.js",
     "/admin/chinese-admin.js": "chinese-admin.js",
+    "/admin/chinese-events.js": "chinese-events.js",
+    "/admin/chinese-models.js": "chinese-models.js",
 }
 """The same of the admin side."""

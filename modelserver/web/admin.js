@@ -1,6 +1,7 @@
 // The admin page: the state of the server, and actions on it.
 import { bytes, lines, memory } from "./charts.js";
 import { LANGUAGES, SETTINGS } from "./chinese-admin.js";
+import { EVENTS } from "./chinese-events.js";
 import { PHRASES } from "./phrases.js";
 import { inChinese } from "./translate.js";
 
@@ -135,10 +136,13 @@ function duration(s) {
   return `${Math.round(s)} ${words.units.s}`;
 }
 
+const SHORT = 12; // characters that stay on one line
+
 function table(heads, rows) {
   const head = made("tr", {}, ...heads.map((text) => made("th", { scope: "col", textContent: text })));
-  const body = rows.map((cells) => made("tr", {}, ...cells.map((cell) => cell instanceof Node ? made("td", {}, cell) : made("td", { className: typeof cell === "number" ? "n" : "", textContent: cell ?? "" }))));
-  const made_ = made("table", {}, made("thead", {}, head), made("tbody", {}, ...body));
+  const kind = (cell) => (typeof cell === "number" ? "n" : String(cell ?? "").length <= SHORT ? "short" : "");
+  const body = rows.map((cells) => made("tr", {}, ...cells.map((cell) => cell instanceof Node ? made("td", {}, cell) : made("td", { className: kind(cell), textContent: cell ?? "" }))));
+  const made_ = made("table", {}, heads.some(Boolean) && made("thead", {}, head), made("tbody", {}, ...body));
   const scroll = made("div", { className: "scroll" }, made_);
   scroll.tabIndex = 0;
   return scroll;
@@ -287,8 +291,12 @@ function log() {
   const list = at("events");
   const wanted = at("filter").value.toLowerCase();
   const bottom = list.scrollTop + list.clientHeight >= list.scrollHeight - 20;
-  const texts = events.map(({ number, timestamp, level, event, ...rest }) => [level, `${(timestamp || "").slice(11, 19)} ${level} ${event} ${Object.entries(rest).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" ")}`]);
-  list.replaceChildren(...texts.filter(([, text]) => text.toLowerCase().includes(wanted)).map(([level, text]) => made("li", { className: level, textContent: text })));
+  const texts = events.map(({ number, timestamp, level, event, ...rest }) => {
+    const meaning = words === PHRASES.zh && EVENTS[event];
+    const values = Object.entries(rest).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`);
+    return [level, [(timestamp || "").slice(11, 19), words.levels[level] || level, event, meaning, ...values].filter(Boolean).join(" ")];
+  });
+  list.replaceChildren(...texts.filter((parts) => parts.join(" ").toLowerCase().includes(wanted)).map(([level, text]) => made("li", { className: level, textContent: text })));
   list.tabIndex = 0;
   if (bottom) list.scrollTop = list.scrollHeight;
 }
@@ -327,6 +335,7 @@ function spoken() {
     return one;
   }));
   at("tongue").value = words === PHRASES.zh ? "zh" : "en";
+  for (const option of at("level").options) option.textContent = words.levels[option.value];
   served.key = null;
   for (const name of TABS) delete at(name).dataset.shown;
   delete at("answers").dataset.shown;
@@ -342,7 +351,7 @@ at("tongue").onchange = () => { words = PHRASES[at("tongue").value]; localStorag
 at("filter").oninput = log;
 at("level").onchange = () => {
   const wanted = at("level").value;
-  ask("GET", "log").then((now) => { at("level").value = now.level; act(words.levelSure(wanted), "POST", "log/level", { level: wanted }); at("confirm").addEventListener("close", () => { if (at("confirm").returnValue === "yes") at("level").value = wanted; }, { once: true }); });
+  ask("GET", "log").then((now) => { at("level").value = now.level; act(words.levelSure(words.levels[wanted]), "POST", "log/level", { level: wanted }); at("confirm").addEventListener("close", () => { if (at("confirm").returnValue === "yes") at("level").value = wanted; }, { once: true }); });
 };
 at("login").onsubmit = async (event) => {
   event.preventDefault();

@@ -1,19 +1,26 @@
 // The server's sentences in the language of the page. The server writes them in English, and puts one
 // into another: a reason into the sentence that a model cannot be loaded.
+import { MODELS } from "./chinese-models.js";
 import { CHINESE } from "./chinese.js";
 
+const SENTENCES = { ...CHINESE, ...MODELS };
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 const fixed = (template) => template.split("{}").join("").length;
 // Additions to a sentence are tried first, then templates with a fixed beginning: a value may be
 // a sentence itself, whose beginning must not be cut off.
-const rank = (template) => (template.startsWith("; ") ? 2 : template.startsWith("{}") ? 0 : 1);
-const PATTERNS = Object.entries(CHINESE)
+const rank = (template) => (/^(; | \()/.test(template) ? 2 : template.startsWith("{}") ? 0 : 1);
+const PATTERNS = Object.entries(SENTENCES)
   .filter(([english]) => english.includes("{}") || rank(english) === 2)
   .sort(([one], [other]) => rank(other) - rank(one) || fixed(other) - fixed(one))
-  .map(([english, chinese]) => [
-    new RegExp(`^${rank(english) === 2 ? "([^]*?)" : "()"}${english.split("{}").map(escaped).join("([^]*?)")}$`),
-    `{0}${chinese}`,
-  ]);
+  .map(([english, chinese]) => {
+    const parts = english.split("{}");
+    return {
+      part: parts.reduce((one, other) => (other.length > one.length ? other : one)),
+      pattern: new RegExp(`^${rank(english) === 2 ? "([^]*?)" : "()"}${parts.map(escaped).join("([^]*?)")}$`),
+      chinese: `{0}${chinese}`,
+    };
+  });
+const ITEM = "\n- ";
 const MOST_KNOWN = 500;
 const known = new Map();
 
@@ -30,9 +37,10 @@ export function inChinese(text) {
 }
 
 function translated(text) {
-  if (CHINESE[text]) return CHINESE[text];
-  for (const [pattern, chinese] of PATTERNS) {
-    const values = pattern.exec(text);
+  if (SENTENCES[text]) return SENTENCES[text];
+  if (text.includes(ITEM)) return text.split(ITEM).map(inChinese).join(ITEM);
+  for (const { part, pattern, chinese } of PATTERNS) {
+    const values = text.includes(part) && pattern.exec(text);
     if (values) return chinese.replace(/\{(\d)\}/g, (_, number) => inChinese(values[Number(number) + 1]));
   }
   for (const [seam, ours] of SEAMS) {

@@ -359,7 +359,7 @@ function askKey() {
 async function start() {
   if (about.keys && !chosen.key) { askKey(); return; }
   if (!window.isSecureContext || !navigator.mediaDevices?.getUserMedia) {
-    const link = Object.assign(document.createElement("a"), { href: "voice/https", textContent: words.insecureLink });
+    const link = Object.assign(document.createElement("a"), { href: `voice/https${chosen.tongue === "zh" ? "#zh" : ""}`, textContent: words.insecureLink });
     notice(words.insecure, link);
     return;
   }

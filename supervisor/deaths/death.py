@@ -69,6 +69,8 @@ class Death:
     sentence: str
     """Description for people, such as "worker process 4711 was killed by SIGSEGV"."""
     intent: Intent = Intent.NONE
+    memory_short: bool = False
+    """True if memory was short at the last reading before a kill from outside."""
 
 
 class Fault(enum.Enum):
@@ -86,9 +88,10 @@ def whose_fault(death: Death) -> Fault:
     """Decide which fault a death was, for jobs, streams and remembered inputs alike.
 
     A worker that was ended for exceeding its own budget is its input's fault. A worker that was
-    ended to free memory, or that the kernel killed, is not.
+    ended to free memory, or that the kernel killed, is not. Not every kernel counts its kills, and
+    programs such as earlyoom kill, too: a kill while memory was short counts as one for memory.
     """
-    if death.cause is Cause.KERNEL_OOM or death.intent is Intent.SHORTAGE:
+    if death.cause is Cause.KERNEL_OOM or death.intent is Intent.SHORTAGE or death.memory_short:
         return Fault.SHORTAGE
     if death.cause in (*EXPECTED, Cause.KILLED, Cause.TERMINATED):
         return Fault.OUTSIDE
@@ -130,15 +133,18 @@ def name_death(
     *,
     reason: str = "",
     kernel_oom: bool = False,
+    memory_short: bool = False,
 ) -> Death:
     """Name the end of process `pid`, which had `role` ("worker", "fork server").
 
     `intent` and `reason`: the measure of the supervisor that explains this end, if there was one.
     `kernel_oom`: the kernel counted an OOM kill here; without it a SIGKILL is never called one.
+    `memory_short`: memory was short at the last reading.
     """
-    cause, what = _cause(status, intent, kernel_oom)
+    cause, what = _cause(status, intent, kernel_oom, memory_short)
     why = f": {reason}" if reason and intent is not Intent.NONE else ""
-    return Death(pid, cause, status, f"{role} process {pid} {what}{why}", intent)
+    memory_short = memory_short and cause is Cause.KILLED
+    return Death(pid, cause, status, f"{role} process {pid} {what}{why}", intent, memory_short)
 
 
 def name_stuck(role: str, pid: int, intent: Intent) -> Death:
@@ -153,7 +159,9 @@ def was_killed(status: ExitStatus) -> bool:
     return status.signal == signal.SIGKILL or status.code == KILLED_BELOW
 
 
-def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause, str]:
+def _cause(
+    status: ExitStatus, intent: Intent, kernel_oom: bool, memory_short: bool
+) -> tuple[Cause, str]:
     if kernel_oom and was_killed(status):
         return Cause.KERNEL_OOM, "was killed by the kernel, out of memory"
     # A crash on the way out is a crash, whatever was asked for.
@@ -165,6 +173,8 @@ def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause,
             return Cause.TERMINATED, f"was told to end by {name}"
         if status.signal in _OWN_DOING:
             return Cause.CRASH, f"crashed with {name}"
+        if memory_short:
+            return Cause.KILLED, f"was killed by {name} while memory was short"
         return Cause.KILLED, f"was killed by {name}"
     if status.code == KILLED_BELOW:
         return Cause.KILLED, "lost a process below it to SIGKILL"

@@ -162,7 +162,9 @@ class OomEvidence:
     counted but is not in the log explains the next death, and only one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory_short: Callable[[], bool] = lambda: False) -> None:
+        """Begin to look. `memory_short`: returns whether memory was short at the last reading."""
+        self.memory_short = memory_short
         self.ours: Callable[[], Collection[int]] = list
         """Our processes. If none of them is dying, a counted kill without a name in the log was of
         another process in the same cgroup, such as a health check."""

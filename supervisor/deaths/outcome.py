@@ -43,7 +43,13 @@ class Outcome:
         elif status.code == 0:
             intent = self.asked
         return name_death(
-            self.role, self.pid, status, intent, reason=self.reason, kernel_oom=kernel_oom
+            self.role,
+            self.pid,
+            status,
+            intent,
+            reason=self.reason,
+            kernel_oom=kernel_oom,
+            memory_short=self.evidence.memory_short(),
         )
 
     def stuck(self) -> Death:
@@ -59,5 +65,5 @@ class Outcome:
             return self.evidence.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
         except Exception:
             # The end has to become known, even if its cause does not.
-            log.exception("oom_evidence.unreadable", pid=self.pid)
+            log.exception("oom_evidence.read_failed", pid=self.pid)
             return False

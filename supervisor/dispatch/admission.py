@@ -13,6 +13,7 @@ from supervisor.guard.guard import Guard
 from supervisor.guard.refusal import Ask
 from supervisor.job import Job, JobResult
 from supervisor.settings import PoolSettings
+from supervisor.sizes import counted
 from supervisor.spool import JobInput
 
 
@@ -85,7 +86,9 @@ class Admissions:
         if lifecycle.hopeless():
             raise NotReady(lifecycle.unready_reason() or "no worker is able")
         if not ask.stream and len(self.inside) - len(streams) >= self._slots:
-            raise QueueFull(f"{len(self.inside)} requests are in progress, no more are allowed")
+            raise QueueFull(
+                f"{counted(len(self.inside), 'request')} in progress, no more are allowed"
+            )
         # A job that is half done counts as a whole one.
         queued_units = sum(admission.units or 0.0 for admission in self.inside)
         if (refused := control.refusal(scheduler, ask, queued_units)) is not None:

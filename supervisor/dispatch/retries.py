@@ -1,6 +1,9 @@
 """Retries of jobs whose worker has ended."""
 
+import asyncio
+
 from supervisor.deaths.death import EXPECTED, Death, Fault, whose_fault
+from supervisor.dispatch.blame import MOST_LOST, own_deaths, pause_s, too_many
 from supervisor.dispatch.poison import KEEP_S, PoisonInputs
 from supervisor.dispatch.scheduler import Scheduler
 from supervisor.errors import Draining, give_up
@@ -8,12 +11,6 @@ from supervisor.job import Job, JobState
 from supervisor.log import get_logger
 
 log = get_logger("supervisor")
-
-_MOST_NEVER_BEGUN = 10
-"""Number of workers that may end before they begin a job; then the job fails."""
-_MOST_KILLED = 5
-"""Workers that a job may lose by kills from outside, which are not its fault. Where the kernel does
-not count its kills, an out-of-memory kill looks the same."""
 
 
 class Retries:
@@ -24,7 +21,8 @@ class Retries:
         self._attempts = attempts
         self._poison = PoisonInputs()
         self.suspended: set[Job] = set()
-        """Jobs of crashed workers that wait until the model's files have been checked."""
+        """Jobs that wait until the model's files have been checked after a crash, or for a moment
+        after several kills from outside."""
         self.closed = False
 
     async def check(self, job: Job) -> None:
@@ -35,7 +33,7 @@ class Retries:
 
     async def given_up(self, job: Job) -> None:
         """Remember the input of a job that has failed, if it was tried often enough."""
-        own = _own(job.deaths)
+        own = own_deaths(job.deaths)
         if len(own) >= self._attempts and await self._poison.remember(job, own):
             log.error("job.quarantined", request_id=job.request_id, remembered_s=KEEP_S)
 
@@ -44,28 +42,38 @@ class Retries:
         `at_hand`: number of the job or stream that the worker was working on, as it said."""
         if job is None or job.state is not JobState.RUNNING:
             return
+        wait_s = 0.0
         # A worker that broke the protocol may claim that it was working on nothing.
         guilty = at_hand == 0 and whose_fault(death) is Fault.INPUT
         if (at_hand == job.id or guilty) and death.cause not in EXPECTED:
             job.deaths.append(death)
+            wait_s = pause_s(job.deaths)
         elif death.cause not in EXPECTED:
             job.never_begun += 1
         if self.closed:
             job.fail(closing())
-        elif len(own := _own(job.deaths)) >= self._attempts:
-            job.fail(give_up(own))
-        elif len(job.deaths) >= max(self._attempts, _MOST_KILLED):
-            job.fail(give_up(job.deaths))
-        elif job.never_begun >= _MOST_NEVER_BEGUN:
+        elif blamed := too_many(job.deaths, self._attempts):
+            job.fail(give_up(blamed))
+        elif job.never_begun >= MOST_LOST:
             job.fail(give_up([*job.deaths, death]))
         else:
-            if suspend:
+            if suspend or wait_s:
                 self.suspended.add(job)
             else:
                 self._scheduler.put_back(job)
+            if wait_s and not suspend:
+                asyncio.get_running_loop().call_later(wait_s, self._wait_over, job)
             log.warning(
-                "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
+                "job.retried",
+                job=job.id,
+                request_id=job.request_id,
+                attempt=len(job.deaths) + 1,
+                wait_s=wait_s or None,
             )
+
+    def _wait_over(self, job: Job) -> None:
+        self.resume(job)
+        self._scheduler.schedule()
 
     def resume(self, job: Job | None) -> None:
         """Queue a job again that was suspended."""
@@ -79,11 +87,6 @@ class Retries:
         for job in (*self._scheduler.queue.clear(), *self.suspended):
             job.fail(closing())
         self.suspended.clear()
-
-
-def _own(deaths: list[Death]) -> list[Death]:
-    """Return the deaths that are not kills from outside."""
-    return [death for death in deaths if whose_fault(death) is not Fault.OUTSIDE]
 
 
 def closing() -> Draining:

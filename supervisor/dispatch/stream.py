@@ -45,7 +45,7 @@ class Stream:
         self.replays = 0
         """Number of times that it was resumed on another worker."""
         self.wants_to_move = self.suspended = False
-        """True if its worker has crashed, and the model's files are being checked."""
+        """True while it waits after a crash of its worker, or after several kills from outside."""
         self._request: dict[str, Any] | None = None
         self._checkpoint: bytes | None = None
         self._settings = settings
@@ -238,11 +238,12 @@ class Stream:
         """Drop answered input: all streams together retain too much."""
         self._replay.shed(self._acknowledged)
 
-    def worker_lost(self, death: Death, attempts: int, *, own: bool) -> None:
-        """Count a worker that died, and fail if too many died over one input."""
-        error = self._blame.worker_lost(death, self._answered, attempts, own=own)
-        if error is not None:
-            self.fail(error)
+    def worker_lost(self, death: Death, attempts: int, *, at_hand: bool) -> float:
+        """Count a worker that died. Return the seconds to wait, or fail if too many died."""
+        found = self._blame.worker_lost(death, self._answered, attempts, at_hand=at_hand)
+        if not isinstance(found, float):
+            self.fail(found)
+        return found if isinstance(found, float) else 0.0
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:
         """End the stream; its caller receives the error."""

@@ -1,10 +1,11 @@
 """The streams of a pool: which worker carries which, what they cost, and whether one more would
 make the others late."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
+from supervisor.deaths.death import EXPECTED, Death, Intent
 from supervisor.dispatch.buffers import MOST_UNREAD_BYTES
 from supervisor.dispatch.stream import Stream
 from supervisor.dispatch.stream_load import LEAST_SPAN_S, StreamLoad
@@ -14,6 +15,7 @@ from supervisor.loop.clock import LoopClock
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import PoolSettings
+from supervisor.sizes import counted
 from supervisor.wire.messages import Failed, Fed, ProtocolError, StreamFailed
 
 log = get_logger("supervisor")
@@ -76,7 +78,7 @@ class Streams:
             return None
         self.refused += 1
         return QueueFull(
-            f"{len(self)} streams are open; with one more they would need {needs:.2f} processors, "
+            f"{counted(len(self), 'open stream')} and one more would need {needs:.2f} processors, "
             f"and {most:.2f} are available for streams",
             _RETRY_S,
         )
@@ -193,8 +195,10 @@ class Streams:
             stream.suspended = suspend and stream.number == at_hand
             if death.cause in EXPECTED:
                 continue
-            own = stream.number == at_hand and whose_fault(death) is not Fault.OUTSIDE
-            stream.worker_lost(death, self._attempts, own=own)
+            wait_s = stream.worker_lost(death, self._attempts, at_hand=stream.number == at_hand)
+            if wait_s and not stream.suspended:
+                stream.suspended = True
+                asyncio.get_running_loop().call_later(wait_s, self.resume, stream.number)
         self.schedule()
         if lost:
             log.warning("streams.moved", worker=worker.slot, pid=worker.pid, count=len(lost))

@@ -12,7 +12,7 @@ from supervisor.guard.members import Members
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import Action, End, GuardState, Recycle, Trim
 from supervisor.guard.snapshot import Snapshots
-from supervisor.log import get_logger
+from supervisor.log import RepeatLimit, get_logger
 from supervisor.loop.tasks import Tasks
 from supervisor.process_control import kill_descendant, reap_orphan
 from supervisor.processes.worker_handle import WorkerHandle, WorkerState
@@ -43,6 +43,7 @@ class Effects:
         self._history = history
         self._spools = spools
         self._moving = Tasks()
+        self._repeats = RepeatLimit()
         self._tidied_at = time.monotonic()
 
     async def close(self) -> None:
@@ -149,13 +150,13 @@ class Effects:
         """Move inputs of waiting jobs to disk; the others are already mapped by a worker."""
         inputs = [one for member in self._members for one in member.waiting_inputs()]
         spools = [one for one in inputs if isinstance(one, Spool)]
-        self._moving.once("spools to disk", functools.partial(_to_disk, spools))
+        self._moving.once("spools to disk", functools.partial(self._to_disk, spools))
 
-
-async def _to_disk(spools: Iterable[Spool]) -> None:
-    for spool in spools:
-        try:
-            await spool.to_disk()
-        except SpoolFull as error:
-            log.warning("guard.spool_move_failed", reason=error.message)
-            return
+    async def _to_disk(self, spools: Iterable[Spool]) -> None:
+        for spool in spools:
+            try:
+                await spool.to_disk()
+            except SpoolFull as error:
+                if self._repeats.due(error.message):
+                    log.warning("guard.spool_move_failed", reason=error.message)
+                return

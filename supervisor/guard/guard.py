@@ -62,7 +62,7 @@ class Guard:
         set it only if no other code in this process starts children and waits for them."""
         self.clock = LoopClock()
         """Clock that the guard reads several times a second, and shares with all pools."""
-        self.evidence = OomEvidence()
+        self.evidence = OomEvidence(lambda: bool(self.state.level))
         self.history = History()
         self._deaths = Deaths(self.history, self.evidence)
         self.members = Members()

@@ -80,6 +80,8 @@ class ForkServerHandle(Process):
         self.target = target
         self.loaded: asyncio.Future[Loaded] = loop.create_future()
         self.ended: asyncio.Future[Death] = loop.create_future()
+        self.load_traceback = ""
+        """Traceback of the error that ended loading; empty if there was none."""
         self._forks: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self.retired = False
         """True if it is being replaced: a worker that it still forks is to leave at once."""
@@ -203,8 +205,8 @@ class ForkServerHandle(Process):
             case LoadFailed(refused=True):
                 self.loaded.set_exception(LoadRefused(message.error))
             case LoadFailed():
+                self.load_traceback = message.traceback
                 self.loaded.set_exception(ForkServerLost(message.error))
-                log.error("model.load_failed", error=message.error, traceback=message.traceback)
             case Forked():
                 future = self._forks.get(message.ticket)
                 if future is None or future.done():

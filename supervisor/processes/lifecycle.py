@@ -129,6 +129,7 @@ class ProcessLifecycle:
         loaded, everything stays as it is. The change is done once `answered` has reached the
         returned number."""
         self._wanted += 1
+        self.loader.repeats.forget()
         self.changes.notify()
         return self._wanted
 
@@ -258,14 +259,13 @@ class ProcessLifecycle:
     async def _sleep_after_failure(self, reason: str, wanted: int) -> None:
         """Wait for a while, or until `renew` is called; after a refusal, only for `renew`."""
         delay: float | None = max(self._backoff.failed(0.0), 0.5)
-        if isinstance(self.load_error, LoadRefused):
-            delay = None
+        delay = None if isinstance(self.load_error, LoadRefused) else delay
         self.load_failures += 1
         self._unready_because = f"the model cannot be loaded: {reason}"
         self._answer(wanted)
-        log.error(
-            "model.unavailable", reason=reason, attempt=self._backoff.failures, retry_in_s=delay
-        )
+        if self.loader.repeats.due(f"unavailable: {reason}"):
+            attempt = self._backoff.failures
+            log.error("model.start_failed", reason=reason, attempt=attempt, retry_in_s=delay)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self.changes.until(lambda: self._wanted > self.answered)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from supervisor.contract import LoadRefused
 from supervisor.deaths.death import Intent
 from supervisor.deaths.history import Deaths
-from supervisor.log import get_logger
+from supervisor.log import RepeatLimit, get_logger
 from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
@@ -62,6 +62,7 @@ class Loader:
         self._left: set[ForkServerHandle] = set()
         """Fork servers that have ended, and may have left processes."""
         self.closing = False
+        self.repeats = RepeatLimit()
 
     async def find_target(self) -> Target:
         """Find the target to load. Raises `TargetUnavailable`."""
@@ -92,7 +93,9 @@ class Loader:
                 server.kill(Intent.HANG)
                 raise ForkServerLost(f"loading took longer than {limit:g} s and was ended")
             loaded = server.loaded.result()
-        except (ForkServerLost, LoadRefused):
+        except (ForkServerLost, LoadRefused) as error:
+            if server.load_traceback and self.repeats.due(str(error)):
+                log.error("model.load_failed", error=str(error), traceback=server.load_traceback)
             raise
         except BaseException:
             server.kill(Intent.SHUTDOWN)
@@ -104,6 +107,7 @@ class Loader:
             "sandbox": loaded.sandbox or "off",
             "sandbox_missing": loaded.sandbox_missing or None,
         }
+        self.repeats.forget()
         # A model may report any names; ours take precedence.
         reported = {name: value for name, value in loaded.report.items() if name != "event"}
         log.info("model.loaded", **(reported | facts))
@@ -151,10 +155,10 @@ class Loader:
             server.kill(Intent.SHUTDOWN)
         await self._within(_END_S, lambda: not self.servers and not workers)
         for worker in list(workers):
-            log.error("worker.left_behind", worker=worker.slot, pid=worker.pid)
+            log.error("worker.abandoned", worker=worker.slot, pid=worker.pid)
             worker.abandon()
         for server in self.servers:
-            log.error("fork_server.left_behind", pid=server.pid)
+            log.error("fork_server.abandoned", pid=server.pid)
             server.abandon()
         for server in list(self._left):
             await self._clear(server)

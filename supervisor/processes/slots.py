@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from supervisor.deaths.death import EXPECTED, Death, Intent
 from supervisor.deaths.history import Deaths
-from supervisor.log import get_logger
+from supervisor.log import RepeatLimit, get_logger
 from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
@@ -68,6 +68,7 @@ class WorkerSlots:
         first = settings.first_slot
         self._slots = [_Slot(number) for number in range(first, first + settings.workers)]
         self._handover = asyncio.Lock()
+        self._repeats = RepeatLimit()
 
     def keep(self, tasks: Tasks) -> None:
         """Start filling the slots, with `tasks`."""
@@ -168,9 +169,10 @@ class WorkerSlots:
             if server is not self._live_server():
                 return  # it was replaced meanwhile, or is gone: another is asked
             delay = max(slot.backoff.failed(0.0), 0.05)
-            log.error(
-                "worker.start_failed", worker=slot.number, reason=str(error), retry_in_s=delay
-            )
+            if self._repeats.due(str(error)):
+                log.error(
+                    "worker.start_failed", worker=slot.number, reason=str(error), retry_in_s=delay
+                )
             await self._rest(slot, delay, str(error))
             return
         finally:
@@ -233,7 +235,7 @@ class WorkerSlots:
             worker.recycle("its model is being changed")
         await asyncio.shield(worker.ready)
         self._check_sandbox(worker)
-        log.info("worker.ready", worker=slot, pid=worker.pid)
+        log.info("worker.started", worker=slot, pid=worker.pid)
         return worker
 
     def _check_sandbox(self, worker: WorkerHandle) -> None:
@@ -243,7 +245,7 @@ class WorkerSlots:
         missing = [name for name in promised if name not in worker.in_force]
         if not missing:
             return
-        log.error("worker.sandbox_incomplete", worker=worker.slot, pid=worker.pid, missing=missing)
+        log.error("worker.sandbox_reduced", worker=worker.slot, pid=worker.pid, missing=missing)
         if self.settings.sandbox is Sandbox.ON:
             reason = f"its sandbox lacks {', '.join(missing)}"
             worker.kill(Intent.SANDBOX, reason)
@@ -260,7 +262,9 @@ class WorkerSlots:
                     self.worker_gone(worker, worker.gone.result())
                     continue
                 if output := worker.output():
-                    log.warning("worker.output", worker=worker.slot, pid=worker.pid, text=output)
+                    log.warning(
+                        "worker.output_captured", worker=worker.slot, pid=worker.pid, text=output
+                    )
                 if (
                     worker.ending
                     or (silent_s := max(worker.silent_s, worker.overdue_s)) <= self.settings.hang_s

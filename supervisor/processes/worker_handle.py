@@ -323,7 +323,7 @@ class WorkerHandle(Process):
 
     def _on_forbidden_call(self, name: str) -> None:
         self.kill(Intent.SANDBOX, f"it called {name}")
-        log.error("worker.forbidden_call", worker=self.slot, pid=self.pid, call=name)
+        log.error("worker.call_blocked", worker=self.slot, pid=self.pid, call=name)
 
     def _on_close(self, reason: Exception | None) -> None:
         if isinstance(reason, OSError):

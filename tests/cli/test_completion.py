@@ -66,17 +66,27 @@ def test_the_manual_has_every_command_and_roff_accepts_it() -> None:
     assert "--config FILE" in text
 
 
-def test_a_command_imports_no_other() -> None:
-    """Check that completing a word or making a key does not import the server."""
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["keys", "--help"], ["status", "--help"], ["top", "--help"], ["upgrade", "--help"]),
+        *(["models", "prepare", "--help"], ["models", "inspect", "--help"]),
+    ],
+    ids=" ".join,
+)
+def test_a_command_imports_no_other(arguments: list[str]) -> None:
+    """Check that completing a word, making a key or looking at a server imports no server."""
     program = """
 import sys
 from modelserver.cli import main
-main(["keys", "--help"], standalone_mode=False)
+main(sys.argv[1:], standalone_mode=False)
 print(*sys.modules, file=sys.stderr)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
     )
     imported = set(done.stderr.split())
-    assert "modelserver.cli.keys" in imported
-    assert imported.isdisjoint({"modelserver.cli.serve", "modelserver.server", "aiohttp"})
+    assert f"modelserver.cli.{arguments[0]}" in imported
+    assert imported.isdisjoint(
+        {"modelserver.cli.serve", "modelserver.server", "modelserver.serving.service", "aiohttp"}
+    )

@@ -189,6 +189,41 @@ def test_the_doctor_sees_that_no_jobs_can_be_taken(
     assert "! jobs are rejected" in done.stdout
 
 
+AS_ANOTHER_USER = """
+import sys
+from pathlib import Path
+from modelserver.settings import configuration
+configuration.SYSTEM_FILE = Path(sys.argv.pop(1))
+configuration.os.access = lambda *_: False  # root may read it
+from modelserver.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("config",), True),
+        (("keys", "list"), False),
+        (("status", "--admin-listen", "unix:/nonexistent/socket"), True),
+    ],
+)
+def test_settings_that_this_user_may_not_read_are_named_where_they_matter(
+    tmp_path: Path, arguments: tuple[str, ...], said: bool
+) -> None:
+    (tmp_path / "modelserver.toml").write_text("port = 9000\n")
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    done = subprocess.run(
+        [sys.executable, "-c", AS_ANOTHER_USER, tmp_path / "modelserver.toml", *arguments],
+        env=variables | {"MODELSERVER_AUTH_KEYS_FILE": str(tmp_path / "keys")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ("modelserver.toml may not be read by this user: not used" in done.stderr) == said
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("locale", "tag"), [("C.UTF-8", "zh"), ("", "zh"), ("fr_FR.UTF-8", "fr")])
 def test_without_a_model_two_lines_say_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locale: str, tag: str

@@ -1,17 +1,23 @@
 """`modelserver models list LANGUAGE` and `models pull LANGUAGE`: which model for this machine."""
 
 import bz2
+import contextlib
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 import tarfile
+import termios
 from pathlib import Path
 
 import pytest
 from misbehaving import Manners, web_server
+from onnx_models import make_model
 from punctuation_models import make_chinese
+
+from modelserver.cli.tables import table_lines
 
 SENSE_VOICE = "sherpa-onnx-sense-voice-zh-en-ja-ko-yue-int8-2024-07-17"
 WHISPER = "sherpa-onnx-whisper-base"
@@ -60,6 +66,38 @@ def test_the_recommended_model_is_first_and_says_why(home: Path, language: str) 
     assert "vosk-model-small-ko-0.22  " not in listed.stdout
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_list_fits_into_a_terminal(home: Path, columns: int) -> None:
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, columns))
+    command = [sys.executable, "-m", "modelserver", "models", "list", "zh"]
+    with subprocess.Popen([*command, "--models-dir", str(home)], stdout=terminal) as running:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError), open(main, "rb", buffering=0) as reader:  # EIO: its end
+            while block := reader.read(65536):
+                shown += block
+    assert running.returncode == 0
+    table, _, _ = shown.decode().replace("\r", "").partition("\n\n")
+    lines = table.splitlines()
+    assert lines[0] == "  MODEL"
+    assert lines[1].split()[:3] == ["LANGUAGE", "ERRORS", "MEMORY"]
+    assert f"+ {SENSE_VOICE}" in lines
+    details = [line for line in lines if line.startswith("    ")]
+    assert max(map(len, details)) <= columns
+    assert any("8.17 % [1]" in line for line in details)
+    assert any("~347 MB" in line for line in details)
+
+
+def test_a_table_is_as_wide_as_it_is_where_it_fits() -> None:
+    rows = [("NAME", "WHY", "MORE"), ("a-long-name", "one two three", "x")]
+    whole = ["NAME         WHY            MORE", "a-long-name  one two three  x"]
+    assert list(table_lines(rows, None, {"MORE"})) == whole
+    assert list(table_lines(rows, 32, {"MORE"})) == whole
+    narrow = ["NAME", "    WHY", "a-long-name", "    one two", "    three"]
+    assert list(table_lines(rows, 11, {"MORE"})) == narrow
+
+
 def test_a_small_machine_gets_a_small_model(home: Path) -> None:
     small = json.loads(command("list", "zh", "--json", home=home, memory="360MiB").stdout)
     assert small["recommended"]["name"] == "vosk-model-small-cn-0.22"
@@ -104,6 +142,25 @@ def test_a_language_pulls_the_recommended_model(home: Path) -> None:
         again = command("pull", "Korean", "--models-urls", url, home=home)
     assert again.returncode == 0
     assert f"{WHISPER} is installed already" in again.stderr
+
+
+def test_a_language_pulls_a_model_that_the_mirror_has(home: Path, tmp_path: Path) -> None:
+    repository = "csukuangfj/sherpa-onnx-sense-voice-zh-en-ja-ko-yue-2024-07-17"
+    made = make_model("sense_voice", tmp_path / "made", suffix=".int8")
+    files = {file.name: file.read_bytes() for file in made.iterdir()}
+    manners = Manners({f"{repository}/resolve/main/{name}": data for name, data in files.items()})
+    with web_server(manners) as url:
+        mirror = ("--models-urls", f"{url}/{{repository}}/resolve/main/{{file}}")
+        done = command("pull", "zh", *mirror, home=home)
+        assert done.returncode == 0, done.stderr
+        assert f"{SENSE_VOICE} is recommended for zh" in done.stderr
+        installed = {file.name: file.read_bytes() for file in (home / SENSE_VOICE).iterdir()}
+        assert installed == {name: files[name] for name in ("model.int8.onnx", "tokens.txt")}
+        # The Vosk model, which this machine would get otherwise, has no repository.
+        failed = command("pull", "zh", *mirror, home=home.parent / "none", memory="360MiB")
+        assert "sherpa-onnx-paraformer-zh-small-2024-03-09 is recommended" in failed.stderr
+        tiny = command("pull", "zh", *mirror, home=home.parent / "none", memory="70MiB")
+        assert "fits on this machine and can be downloaded from models_urls" in tiny.stderr
 
 
 def test_a_language_that_no_model_has_is_taken_for_a_name(home: Path) -> None:

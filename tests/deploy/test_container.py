@@ -163,7 +163,7 @@ def test_any_user_may_run_it_on_a_root_that_is_read_only(
         assert running.healthy()
         assert running.health()["model"]["allocator_in_use"] == "jemalloc"
         # The native parts of the wheel are found: nothing is compiled.
-        assert "requirement.unavailable" not in running.log()
+        assert "requirement.supply_failed" not in running.log()
 
 
 def test_it_has_a_shell_and_no_compiler_pip_or_package_manager(image: str) -> None:
@@ -230,7 +230,7 @@ def test_the_story(image: str, wav_clips: list[bytes]) -> None:
         assert refused.status == 503
         assert re.search(r"does not fit: it needs \d+ MB .* there is room for \d+ MB", message)
         assert not running.healthy()
-        assert "model.unavailable" in running.log()
+        assert "model.start_failed" in running.log()
         state = running.inspect()["State"]
         assert (state["Status"], state["OOMKilled"]) == ("running", False)
         assert oom_kills(state["Pid"]) == 0

@@ -19,15 +19,22 @@ from running import RunningServer, start_server
 from models.vosk.prepared import PreparedModel
 from modelserver.access.keyring import hash_of
 from modelserver.cli import main as program
+from modelserver.live import vosk as vosk_protocol
+from modelserver.live import wyoming, wyoming_events
 from modelserver.settings.configuration import read_configuration
 
 KEY = "ms-a-key-of-this-test"
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 DOCUMENTS = (*READMES, *sorted((ROOT / "docs").rglob("*.md")))
 TRANSLATED = (READMES, (ROOT / "docs/quickstart.md", ROOT / "docs/zh-CN/quickstart.md"))
-_BLOCK = re.compile(r"^```console(?: (whisper|keys))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```console(?: (whisper|keys|serving))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_FILE = re.compile(
+    r"`((?:benchmarks|deploy|models|modelserver|scripts|supervisor|tests|tools)/[\w./-]+)`"
+)
+_SCRIPT = re.compile(r"^\| `(\w+\.py)", re.MULTILINE)
+_CELL = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
 
@@ -173,7 +180,7 @@ def test_a_translation_has_the_same_commands(english: Path, chinese: Path) -> No
 
     def commands(document: Path) -> list[str]:
         found: list[str] = re.findall(
-            r"^```\w*\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL
+            r"^```[\w ]*\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL
         )
         lines = [line for block in found for line in block.splitlines()]
         kept = [line.split("  # ")[0].rstrip() for line in lines if "PIP_INDEX_URL" not in line]
@@ -190,6 +197,21 @@ def test_a_readme_is_one_screen(readme: Path) -> None:
     assert len(words) <= 400
 
 
+def test_the_tables_of_other_protocols_have_the_options_and_limits_of_the_source() -> None:
+    vosk, home = ((ROOT / "docs" / name).read_text() for name in ("vosk.md", "wyoming.md"))
+    members = _CELL.findall(vosk.partition("### Members of `config`")[2].partition("###")[0])
+    assert set(members) == set(vosk_protocol._Config.__struct_fields__)
+    assert f"| `sample_rate` | {vosk_protocol._LEAST_RATE} to {vosk_protocol._MOST_RATE} |" in vosk
+    assert f"| payload of an event | {size(wyoming_events._MOST_PAYLOAD_BYTES)} |" in home
+    assert f"| data of an event | {size(wyoming_events._MOST_DATA_BYTES)} |" in home
+    assert f"| connections | {wyoming._MOST_CONNECTIONS} |" in home
+
+
+def size(count: int) -> str:
+    """Return a size as the documents write it."""
+    return f"{count // 2**20} MiB" if count >= 2**20 else f"{count // 2**10} KiB"
+
+
 def test_every_link_leads_somewhere() -> None:
     anchors = {document.resolve(): set(anchors_of(document)) for document in DOCUMENTS}
     for document in DOCUMENTS:
@@ -202,6 +224,14 @@ def test_every_link_leads_somewhere() -> None:
             page = (document.parent / target if target else document).resolve()
             assert page.exists(), f"{document.name}: {link}"
             assert not anchor or anchor in anchors[page], f"{document.name}: {link}"
+
+
+def test_every_file_that_a_document_names_is_there() -> None:
+    named = {ROOT / name for page in DOCUMENTS for name in _FILE.findall(page.read_text())}
+    scripts = _SCRIPT.findall((ROOT / "benchmarks/README.md").read_text())
+    named |= {ROOT / "benchmarks" / script for script in scripts}
+    assert len(named) >= 20
+    assert [path for path in named if not path.exists()] == []
 
 
 def anchors_of(document: Path) -> Iterator[str]:

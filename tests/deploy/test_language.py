@@ -4,7 +4,7 @@
 """
 
 import pytest
-from language import banned_in_python, broken_lines, docstrings, files, findings
+from language import banned_in_python, broken_lines, docstrings, files, findings, plurals
 
 pytestmark = pytest.mark.quick
 
@@ -25,6 +25,11 @@ def test_the_rules_find_what_they_are_about() -> None:
     assert [line for line, _ in banned_in_python("a = 1\n# this\n# is no URL\nb = 'heard'\n")] == [
         3,
         4,
+    ]
+    assert list(plurals('f"{MOST} workers, {n} of them, {n:.1f} files, {counted(n)}"')) == []
+    assert [words[:10] for _, words in plurals('f"{n} workers, {m} open jobs"')] == [
+        "“{n} worke",
+        "“{m} open ",
     ]
     assert list(broken_lines("- One sentence, e.g. `a. B`.\n\n| a. B | c |\n")) == []
     assert [line for line, _ in broken_lines("Two sentences. On a line.\n\nPart of\none.\n")] == [

@@ -68,6 +68,11 @@ def test_a_page_that_differs_is_named_with_the_command_that_writes_it(tree: Path
         ('log.info("server.moved")', "server.moved (modelserver/more.py:1) has no meaning"),
         ('log.info("it has moved")', "modelserver/more.py:1: the event is not a constant"),
         ("log.info(name)", "modelserver/more.py:1: the event is not a constant"),
+        ('log.info("worker.ready")', "modelserver/more.py:1: worker.ready does not end in a past"),
+        (
+            'log.info("a.done" if a else "a.worth_it")',
+            "more.py:1: a.worth_it does not end in a past",
+        ),
     ],
 )
 def test_an_event_that_the_page_could_not_list_is_reported(
@@ -129,24 +134,30 @@ BENCHMARKS: dict[str, Any] = {
 def test_the_table_of_a_readme_has_the_figures_of_the_report() -> None:
     assert proof(BENCHMARKS, {"Vosk small": 46.7, "Whisper base": 22.3}, ENGLISH).splitlines() == [
         (
-            "|  | modelserver | threads (vosk-server's method, faster-whisper)"
-            " | a model in each process (prefork) | sherpa-onnx's server |"
+            "| model | server | seconds of audio per second | memory, 4 workers"
+            " | requests lost, workers killed |"
         ),
         "| --- | --- | --- | --- | --- |",
-        "| Vosk, seconds of audio per second | **90.0** | 5.0 | 6.0 |  |",
-        "| Whisper base, seconds of audio per second | **45.0** | 20.0 |  | 38.0 |",
-        "| Vosk, memory, 4 workers | **266 MB** | 824 MB | 2,335 MB |  |",
-        "| Vosk, requests lost when workers are killed | **0** | 4, then gone | 5 |  |",
-        "| wrong characters, spoken Korean | Vosk small 46.7 %, Whisper base 22.3 % |  |  |  |",
+        "| Vosk small | **modelserver** | **90.0** | **266 MB** | **0** |",
+        "|  | threads, vosk-server's method | 5.0 | 824 MB | 4, then gone |",
+        "|  | a model in each process (prefork) | 6.0 | 2,335 MB | 5 |",
+        "| Whisper base | **modelserver** | **45.0** |  |  |",
+        "|  | sherpa-onnx's Python server | 38.0 |  |  |",
+        "|  | sherpa-onnx's C++ server | 20.0 |  |  |",
+        "|  | faster-whisper, threads | 20.0 |  |  |",
+        "",
+        "Wrong characters in spoken Korean: Vosk small 46.7 %, Whisper base 22.3 %.",
     ]
 
 
 def test_a_readme_leaves_out_what_was_not_measured() -> None:
     partly = {"whisper": {"failed": "no model"}, "memory": BENCHMARKS["benchmarks"]["memory"]}
     assert proof({"facts": {}, "benchmarks": partly}, {}, CHINESE).splitlines() == [
-        "|  | modelserver | 多线程（vosk-server 的方式） | 每进程一份模型（prefork） |",
-        "| --- | --- | --- | --- |",
-        "| Vosk，4 个工作进程的内存 | **266 MB** | 824 MB | 2,335 MB |",
+        "| 模型 | 服务器 | 每秒识别的音频秒数 | 4 个工作进程的内存 | 杀死工作进程时丢失的请求 |",
+        "| --- | --- | --- | --- | --- |",
+        "| Vosk small | **modelserver** |  | **266 MB** |  |",
+        "|  | 多线程（vosk-server 的方式） |  | 824 MB |  |",
+        "|  | 每进程一份模型（prefork） |  | 2,335 MB |  |",
     ]
 
 
@@ -169,7 +180,7 @@ def test_pages_of_the_report_follow_its_figures(tree: Path) -> None:
     for name in ("README.md", "README.zh-CN.md"):
         written = (tree / name).read_text()
         assert written.startswith("A\n<!-- benchmarks -->\n| ")
-        assert written.endswith(" |\n<!-- /benchmarks -->\nZ\n")
+        assert written.endswith("\n<!-- /benchmarks -->\nZ\n")
         assert "| 4,321 MB |" in written
         assert "old" not in written
     (tree / "README.md").write_text("no table here\n")

@@ -51,7 +51,7 @@ def test_make_serve_a_second_time_names_what_is_taken_and_serves_on_another_port
         with start_server(tmp_path / "second", python="make", program=MAKE, **shared) as second:
             without_admin = second.wait_event("admin.start_failed")["reason"]
             assert "another server listens there" in without_admin
-            without_jobs = second.wait_event("jobs.unusable")["reason"]
+            without_jobs = second.wait_event("jobs.disabled")["reason"]
             assert "give this one another jobs.directory" in without_jobs
             for server in (first, second):
                 server.wait_ready()

@@ -139,7 +139,7 @@ def test_a_model_is_prepared_and_served_without_a_compiler(
         assert loaded["details"]["search"] == "simd"
         assert loaded["details"]["simd"].startswith("packed")
         assert not server.events("requirement.built")
-        assert not server.events("requirement.unavailable")
+        assert not server.events("requirement.supply_failed")
     assert not (tmp_path / "prepared/tools").exists()
 
 

@@ -108,7 +108,7 @@ def test_upgrades_under_clients_of_every_kind_fail_nobody(
                 until(lambda seen=before: sum(account.done.values()) > seen + 10, 60)
         assert len(set(pids)) == 3
         assert [e["reason"] for e in server.events("job.finished") if e.get("error")] == []
-        handed = [e["connections"] for e in server.events("server.handed_over")]
+        handed = [e["connections"] for e in server.events("server.connections_transferred")]
         assert sum(handed) >= 3, "idle connections went along"
         assert server.process.wait(10) == 0
 
@@ -221,7 +221,7 @@ def test_what_takes_a_new_start_is_changed_by_an_upgrade(
         assert health["memory"]["limit_bytes"] == 3_000_000_000
         until(lambda: process.poll() is not None)
         until(lambda: server.ask("/v1/jobs").status == 200)
-        assert not server.events("jobs.unusable"), "the jobs were only handed over"
+        assert not server.events("jobs.disabled"), "the jobs were only handed over"
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", first)) == errno.ECONNREFUSED
     finally:
@@ -541,7 +541,7 @@ def test_restarts_by_a_service_manager_fail_nobody(
                 server = first.enter_context(manager.start(tmp_path, **given))
                 seen = sum(account.done.values())
                 until(lambda seen=seen: sum(account.done.values()) > seen + 10, 60)
-        assert server.events("server.handed_over")
+        assert server.events("server.connections_transferred")
 
 
 @pytest.mark.parametrize("name", ["http", "modelserver.socket"])

@@ -244,7 +244,20 @@ def test_a_directory_that_cannot_be_used_costs_jobs_alone(
         answer = running.ask("/v1/jobs", short)
         assert (answer.status, code_of(answer)) == (503, "not_ready")
         assert running.convert(short).status == 200
-        running.wait_event("jobs.unusable")
+        running.wait_event("jobs.disabled")
+        health = running.health()
+        assert health["status"] == "degraded"
+        assert health["reasons"] == [f"jobs are rejected: {tmp_path}/file/jobs: Not a directory"]
+        (tmp_path / "file").unlink()
+        until(lambda: running.health()["status"] == "ok", 10, "the directory can be made")
+
+
+def test_jobs_that_are_disabled_degrade_nothing(
+    tmp_path: Path, job_settings: dict[str, str]
+) -> None:
+    with start_server(tmp_path, **job_settings, MODELSERVER_JOBS_QUEUE="0") as running:
+        running.wait_ready()
+        assert running.health()["status"] == "ok"
 
 
 def test_a_directory_that_goes_away_is_told_until_it_is_back(

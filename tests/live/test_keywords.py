@@ -274,19 +274,19 @@ def test_the_file_of_a_model_is_read_again_when_it_changes(
     assert said() == "ca"
     assert text(server.convert(FILE, "?model=own&keywords=cb")) == "cb"
     assert text(server.convert(FILE, "?model=offline")) == "cb"
-    refused = write(b"gh\n\xff\xfe\n", "keywords.unusable")
+    refused = write(b"gh\n\xff\xfe\n", "keywords.rejected")
     assert "own.txt, line 2: not UTF-8" in refused["reason"]
     assert said() == "ca"
-    refused = write(b"\n\n" + b"x" * 300, "keywords.unusable")
+    refused = write(b"\n\n" + b"x" * 300, "keywords.rejected")
     assert "line 3" in refused["reason"]
     assert (refused["label"], refused["keywords"]) == ("own", 2)
     (home / "own.txt").unlink()
-    server.wait_event("keywords.unusable", reason=f"{home}/own.txt cannot be read: "
+    server.wait_event("keywords.rejected", reason=f"{home}/own.txt cannot be read: "
                       "No such file or directory")  # fmt: skip
     assert said() == "ca"
     write(b"gh\n", "keywords.read")
     assert said() == "cb"
-    reasons = [event["reason"] for event in server.events("keywords.unusable")]
+    reasons = [event["reason"] for event in server.events("keywords.rejected")]
     assert len(reasons) == len(set(reasons))
 
 
@@ -325,7 +325,7 @@ def test_another_file_takes_effect_with_a_reload(server: RunningServer, home: Pa
         settings.write_text(before)
         server.process.send_signal(signal.SIGHUP)
     reason = f"{home}/none.txt cannot be read: No such file or directory"
-    server.wait_event("keywords.unusable", reason=reason)
+    server.wait_event("keywords.rejected", reason=reason)
 
 
 # --- rejected requests ----------------------------------------------------------------------------

@@ -403,6 +403,31 @@ def test_the_terminal_can_listen(
     assert time.monotonic() - started > len(clips[0]) / 32_000 - 0.3
 
 
+@pytest.mark.parametrize("source", ["variable", "flag", "file"])
+def test_without_a_url_the_terminal_listens_to_the_server_of_its_settings(
+    server: RunningServer, clips: list[bytes], tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "settings.toml").write_text(f'host = "0.0.0.0"\nport = {server.port}\n')
+    flags = {"flag": ["--port", str(server.port)], "file": ["--config", tmp_path / "settings.toml"]}
+    variables = {"MODELSERVER_PORT": str(server.port)} if source == "variable" else {}
+    told = subprocess.run(
+        [sys.executable, "-m", "modelserver", "listen", *flags.get(source, [])],
+        input=clips[0],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "MODELSERVER_CONFIG": os.devnull, **variables},
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout == listen(server, stdin=clips[0]).stdout != b""
+
+
+def test_a_url_and_a_port_exclude_each_other(server: RunningServer) -> None:
+    told = listen(server, "--port", str(server.port))
+    assert told.returncode == 2
+    assert b"--server and --port exclude each other: choose one" in told.stderr
+
+
 _MICROPHONE = """
 # In the place of the library: a microphone that hears what is in a file, and then Ctrl-C.
 import os, signal, threading

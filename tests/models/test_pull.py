@@ -567,7 +567,7 @@ def test_a_failed_download_names_only_addresses_that_were_tried(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
-    name = "sherpa-onnx-sense-voice-zh-en-ja-ko-yue-int8-2024-07-17"
+    name = "sherpa-onnx-nemo-parakeet_tdt_ctc_110m-en-36000-int8"
     assert models.catalog_entry(name).repository == ""  # type: ignore[union-attr]
     failed = command("pull", name, home=home)
     assert failed.returncode == 1
@@ -580,7 +580,7 @@ def test_a_failed_download_names_only_addresses_that_were_tried(
 def test_a_list_says_what_it_leaves_out(home: Path, tmp_path: Path) -> None:
     listed = command("list", "--for", "zh", home=home)
     assert "* would be served" not in listed.stdout
-    assert "would be served, which is not in this list" in listed.stdout
+    assert "`modelserver serve` loads vosk-model-small-ko-0.22, which is not in" in listed.stdout
     assert "* would be served" in command("list", home=home).stdout
     unknown = command("list", "--for", "tlh", home=home)
     assert unknown.returncode == 1

@@ -177,6 +177,45 @@ print(simd.searches)
     assert said == ["True", "False"]
 
 
+IN_FRONT = """
+#include <dlfcn.h>
+void NAME(void* memory, unsigned long bytes) {
+  static void (*next)(void*, unsigned long);
+  if (!next) next = (void (*)(void*, unsigned long))dlsym(RTLD_NEXT, "NAME");
+  if (next) next(memory, bytes);
+}
+"""
+
+
+@runs_avx2
+@pytest.mark.parametrize("name", ["free", "_ZdlPv", "_ZdlPvm"])
+def test_a_library_that_frees_before_it_gets_no_memory_of_the_search(
+    tmp_path: Path, simd: SimdLibrary, name: str
+) -> None:
+    (tmp_path / "front.c").write_text(IN_FRONT.replace("NAME", name))
+    front = tmp_path / "front.so"
+    command = ["gcc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", front, tmp_path / "front.c"]
+    subprocess.run([*command, "-ldl"], check=True)
+    program = """
+import ctypes, sys
+from pathlib import Path
+from models.vosk.simd.preloaded import PreloadedSimd, SimdUnavailable
+engine = ctypes.CDLL(sys.argv[1])
+try:
+    PreloadedSimd.attach(Path(sys.argv[1]), sys.argv[2])
+except SimdUnavailable as error:
+    print(error)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program, LIBVOSK, simd.variant],
+        env=os.environ | {"LD_PRELOAD": f"{front}:{simd.library}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "another library is preloaded before it" in said
+
+
 MEMORY = """
 import ctypes, json, sys, threading
 from pathlib import Path

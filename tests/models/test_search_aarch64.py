@@ -1,6 +1,7 @@
 """The SIMD library's search beside the engine's own for aarch64, on an emulated processor (make
 test-aarch64): the same to the bit, no speed."""
 
+import filecmp
 import json
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 from places import ROOT, SUPPORT
 from test_simd import SOURCES
 
+import models
 from models.vosk.building import BUNDLED
-from models.vosk.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel, compiled_graph
+from models.vosk.prepared.compiler import compare, compose
 
 pytestmark = pytest.mark.aarch64
 
@@ -33,15 +36,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def of_the_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The SIMD library of the wheel, which Clang compiles."""
+    """The parts of the wheel, which Clang compiles: a directory."""
     directory = tmp_path_factory.mktemp("dist")
     build = (sys.executable, ROOT / "scripts/wheel", "--only", "aarch64", "--out", directory)
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = directory.glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:
-        within = f"{BUNDLED.relative_to(ROOT)}/simd.so-"
-        (name,) = (name for name in opened.namelist() if name.startswith(within))
-        return Path(opened.extract(name, directory))
+        opened.extractall(directory)
+    return directory / BUNDLED.relative_to(ROOT)
 
 
 @pytest.mark.timeout(600)
@@ -78,4 +80,24 @@ def test_every_token_is_the_engines_to_the_bit(
     assert ours == engines
     assert min(ours) > 100
     assert said == text != ""
-    assert decoded(of_the_wheel, 1) == ([*ours, searched], text)
+    (clang,) = of_the_wheel.glob("simd.so-*")
+    assert decoded(clang, 1) == ([*ours, searched], text)
+
+
+@pytest.mark.timeout(600)
+def test_the_graph_compiler_of_the_wheel_makes_the_same_bytes(
+    tmp_path: Path, of_the_wheel: Path, small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    (compiler,) = of_the_wheel.glob("compile-graph-*")
+    compiler.chmod(0o755)
+    program = tmp_path / "compile-graph"
+    program.write_text(f'#!/bin/sh\nexec qemu-aarch64 -L /usr/aarch64-linux-gnu {compiler} "$@"\n')
+    program.chmod(0o755)
+    graphs, made = small.directory / "graph", tmp_path / "HCLG.fst"
+    words = tmp_path / "words.txt"
+    compiled = compose(program, graphs, made, words, 0, lambda _: None)
+    here = compiled_graph(prepared_small.directory)
+    assert compiled.counts.states > 1_000
+    assert filecmp.cmp(made, here, shallow=False)
+    assert filecmp.cmp(words, here.with_name("words.txt"), shallow=False)
+    assert compare(program, graphs, here, 1000).states >= 1000

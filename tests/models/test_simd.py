@@ -412,7 +412,7 @@ def test_without_a_compiler_the_server_says_once_what_it_misses(
         assert server.convert(wav_clips[0]).status == 200
         server.process.send_signal(signal.SIGHUP)
         until(lambda: len(server.events("model.loaded")) == 2)
-        (missing,) = server.events("requirement.unavailable")
+        (missing,) = server.events("requirement.supply_failed")
         assert "apt-get install g++" in missing["reason"]
         assert "slower" in missing["consequence"]
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ SHOWN = (
     *("modelserver/worker/live_audio.py", "modelserver/worker/reader.py"),
     *("modelserver/settings/configuration.py", "supervisor/deaths", "supervisor/dispatch"),
     *("supervisor/errors.py", "supervisor/guard", "supervisor/pool.py"),
-    *("supervisor/process_control.py", "supervisor/processes", "supervisor/spool.py"),
+    *("supervisor/process_control.py", "supervisor/processes", "supervisor/spool.py", "models"),
 )
 """Modules whose sentences reach the voice page or the admin page."""
 NOT_SHOWN = (
@@ -39,8 +40,26 @@ NOT_SHOWN = (
     "oo many headers",
     "; audio is sent as the body itself or in a form",
     "it is needed where jobs.webhook_hosts is set",
-    "{}: {}, {} workers, {} requests",
-    "{} may not be read by this user: not used\n",
+    "{} may not be read by this user: not used",
+    *(
+        "modelserver models pull {}",
+        "profiles, of one model in memory: {}",
+        "{} (beam {}, {} states)",
+    ),
+    *(
+        "engines.vosk.simd = on",
+        "left by a build that was killed",
+        "Caught exception",
+        "Return an empty result",
+        "one two 一 二",
+    ),
+    *("compile-graph 1", "onnx-prepare 1, runtime {}, processor {}"),
+    *("bytes of memory before", "bytes after", "ms to load before", "ms after"),
+    *("sherpa-onnx is installed", "SIMD library: {}", "SIMD library: off, by the settings"),
+    "SIMD library: none for this processor",
+    "SIMD library: {}, but there is no compiler ({})",
+    *("list[ReusableRecognizer] | None", "rate is {}: expected {} to {}"),
+    '{"alternatives" : [{"text": "", "confidence" : 1.0}] }',
 )
 """Texts of these modules that are written to the log or a terminal, or are not sentences."""
 COMPOSED = (
@@ -52,7 +71,13 @@ COMPOSED = (
     "the form has no file; it has nothing",
 )
 """Sentences that several templates make up, or that the system writes."""
-NOT_SHOWN_MODULES = ("serving/sizing.py", "processes/environment.py")
+NOT_SHOWN_MODULES = (
+    *("serving/sizing.py", "processes/environment.py", "models/extras.py"),
+    *("models/prediction.py", "models/recommending.py", "vosk/prediction.py"),
+    *("models/leftovers.py", "prepared/leftovers.py", "vosk/leftovers.py"),
+    *("fetching/waiting.py", "prepared/carry.py"),
+)
+"""Modules whose sentences only the command line prints."""
 
 
 def templates(source: str) -> Iterator[str]:
@@ -70,11 +95,30 @@ def templates(source: str) -> Iterator[str]:
                         skipped |= set(ast.walk(value.format_spec))
             case ast.Call(func=ast.Attribute(value=ast.Name(id="log"))):
                 skipped |= set(ast.walk(node))
+            case ast.Call(func=ast.Name(id="counted"), args=[_, *nouns]):
+                skipped |= {*nouns}
+                yield from _counts(node)
     for node in ast.walk(tree):
         text = "" if node in skipped else _template(node)
         words = re.findall(r"[A-Za-z]{2,}", text)
-        if len(words) >= 2 and " " in text.strip() and "(?:" not in text:
+        if (
+            len(words) >= 2
+            and " " in text.strip()
+            and "(?:" not in text
+            and not text.startswith("\nimport ")
+        ):
             yield text
+
+
+def _counts(node: ast.AST) -> set[str]:
+    """Return what a call of `supervisor.counted` can return."""
+    match node:
+        case ast.Call(
+            func=ast.Name(id="counted"), args=[_, ast.Constant(value=str(noun)), *several]
+        ):
+            plural = _template(several[0]) if several else f"{noun}s"
+            return {f"1 {noun}", f"{{}} {plural}"}
+    return set()
 
 
 def _template(node: ast.AST) -> str:
@@ -95,6 +139,10 @@ def catalogue(name: str) -> dict[str, str]:
     return texts
 
 
+def sentences() -> dict[str, str]:
+    return catalogue("CHINESE") | catalogue("MODELS")
+
+
 def python_files(*places: str) -> Iterator[Path]:
     for place in places:
         path = ROOT / place
@@ -104,26 +152,29 @@ def python_files(*places: str) -> Iterator[Path]:
 
 
 def test_every_sentence_that_a_page_shows_has_a_translation() -> None:
-    known = catalogue("CHINESE")
+    known = sentences()
     missing = [
         f"{file.relative_to(ROOT)}: {text!r}"
         for file in python_files(*SHOWN)
         for text in templates(file.read_text())
         if text not in known and text not in NOT_SHOWN
     ]
-    assert missing == [], "translate it in modelserver/web/chinese.js, or name it in NOT_SHOWN"
+    assert missing == [], (
+        "translate it in web/chinese.js or chinese-models.js, or name it in NOT_SHOWN"
+    )
 
 
 def test_every_translation_is_of_a_sentence_of_the_source() -> None:
     trees = (
         ast.parse(file.read_text()) for file in python_files("modelserver", "supervisor", "models")
     )
-    there = {_template(node) for tree in trees for node in ast.walk(tree)}
-    assert [text for text in catalogue("CHINESE") if text not in there | {*COMPOSED}] == []
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    there = {_template(node) for node in nodes}.union(*map(_counts, nodes))
+    assert [text for text in sentences() if text not in there | {*COMPOSED}] == []
 
 
 def test_every_translation_has_the_values_of_its_sentence() -> None:
-    for english, chinese in catalogue("CHINESE").items():
+    for english, chinese in sentences().items():
         used = {int(number) for number in re.findall(r"\{(\d)\}", chinese)}
         assert used == set(range(1, english.count("{}") + 1)), english
 
@@ -138,6 +189,12 @@ def test_every_setting_is_explained_in_chinese() -> None:
     }
     assert sorted(wanted - known.keys()) == []
     assert sorted(known.keys() - wanted) == []
+
+
+def test_every_log_event_is_explained_in_chinese() -> None:
+    meanings = tomllib.loads((ROOT / "docs/log-events.toml").read_text())
+    wanted = {f"{noun}.{verb}" for noun, of in meanings.items() for verb in of}
+    assert wanted == catalogue("EVENTS").keys()
 
 
 def test_every_language_of_the_catalogue_has_a_chinese_name() -> None:

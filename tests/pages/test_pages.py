@@ -19,6 +19,27 @@ TELEPHONE = {"width": 360, "height": 740}
 SIZES = pytest.mark.parametrize("size", [DESK, TELEPHONE], ids=["desk", "telephone"])
 TONGUES = pytest.mark.parametrize("tongue", ["en-US", "zh-CN"])
 
+REASONS = {
+    "the model cannot be loaded: a/b is not a model: HCLG.fst of the original is damaged": (
+        "无法加载模型：a/b 不是模型：原模型的 HCLG.fst 已损坏"
+    ),
+    "zh cannot be downloaded:\n- https://a/ has no model: the server answered 404 Gone": (
+        "无法下载 zh：\n- https://a/ 上没有模型：服务器返回 404 Gone"
+    ),
+    "a has a wrong checksum: its md5 is 1, but the catalogue has 2; its first download was "
+    "recorded there: if its publisher has replaced it, accept the new one with "
+    "`modelserver models pull --repin`": (
+        "a 的校验和不对：它的 md5 是 1，而目录表中是 2；首次下载时记录在那里："
+        "如果发布者更换了文件，请用 `modelserver models pull --repin` 接受新文件"
+    ),
+    "a.onnx is there, and tokens.txt is missing; its tokens are in a file of another form; "
+    "releases for sherpa-onnx have both: b": (
+        "有 a.onnx，缺少 tokens.txt（它的 token 在另一种格式的文件里）；"
+        "sherpa-onnx 发布的模型两者都有：b"
+    ),
+}
+"""Sentences of several parts, and their translations."""
+
 
 @pytest.fixture(scope="module")
 def admin_port() -> int:
@@ -169,6 +190,15 @@ def test_the_voice_page_fits_and_answers(
     visited.must_be_well()
 
 
+def test_reasons_from_deep_in_models_are_chinese(server: RunningServer, launched: Browser) -> None:
+    """Check sentences that are put together."""
+    page = opened(launched, server.url, DESK, "zh-CN").page
+    for english, chinese in REASONS.items():
+        assert chinese == page.evaluate(
+            "async (text) => (await import('/voice/translate.js')).inChinese(text)", english
+        )
+
+
 @SIZES
 def test_the_page_about_certificates_fits(
     server: RunningServer, launched: Browser, size: dict[str, int], node_packages: Path
@@ -205,6 +235,8 @@ def test_the_operators_page_fits_in_every_tab(
             must_be_chinese(page.locator("#main"))
     page.locator("#filter").fill("server")
     expect(page.locator("#events li").first).to_contain_text("server")
+    if tongue == "zh-CN":
+        expect(page.locator("#events")).to_contain_text("信息 server.started 服务已开始监听")
     page.locator("#tongue").select_option("en" if tongue == "zh-CN" else "zh")
     must_fit(page)
     page.locator("#logout").click()

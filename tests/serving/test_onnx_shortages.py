@@ -105,7 +105,7 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers_or_served_prepared(
         (tmp_path / "refused").mkdir()
         none = settings(tmp_path / "none")
         with start_server(tmp_path / "refused", *flags, before_exec=group.enter, **none) as server:
-            server.wait_event("model.unavailable", timeout_s=30)
+            server.wait_event("model.start_failed", timeout_s=30)
             refused = server.ask("/readyz")
             assert refused.status == 503
             assert re.search(

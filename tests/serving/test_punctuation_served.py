@@ -203,14 +203,14 @@ def test_a_model_that_is_missing_or_damaged_is_a_sentence_until_a_reload(tmp_pat
     given = {"MODELSERVER_TEXT_STEPS": "punctuation", "MODELSERVER_LANGUAGE": "zh"}
     given |= {"MODELSERVER_MODELS_DIR": str(home)}
     with start_server(tmp_path, f"--model={model}", **given, **LOUDNESS) as server:
-        told = server.wait_event("model.unavailable", attempt=1)
+        told = server.wait_event("model.start_failed", attempt=1)
         assert "no punctuation model for zh is in" in told["reason"]
         assert "`modelserver models pull punct-zh-en` would fetch one" in told["reason"]
         assert "retry_in_s" not in told
         metadata = {"punctuations": "_|，|。|？|、", "unk_symbol": "u", "tokens": "u"}
         write_network(home / "marks" / "model.onnx", {**metadata, "vocab_size": 2})
         server.process.send_signal(signal.SIGHUP)
-        told = server.wait_event("model.unavailable", attempt=2)
+        told = server.wait_event("model.start_failed", attempt=2)
         assert "the text step 'punctuation' cannot be used: " in told["reason"]
         assert "model.onnx (ct_transformer) cannot be loaded: " in told["reason"]
         (home / "marks" / "model.onnx").unlink()

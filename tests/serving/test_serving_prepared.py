@@ -397,7 +397,7 @@ def test_the_plain_model_is_refused_in_three_hundred_megabytes_before_it_is_read
             MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
         ) as server,
     ):
-        server.wait_event("model.unavailable", timeout_s=30)
+        server.wait_event("model.start_failed", timeout_s=30)
         refused = server.ask("/readyz")
         assert refused.status == 503
         message = refused.json["error"]["message"]

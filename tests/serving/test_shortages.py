@@ -49,7 +49,7 @@ def reason(server: RunningServer) -> str:
 
 
 def failures(server: RunningServer) -> int:
-    return len(server.events("model.unavailable"))
+    return len(server.events("model.start_failed"))
 
 
 def test_too_few_processes_is_said_and_over_when_there_are_more(

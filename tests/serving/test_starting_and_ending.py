@@ -74,7 +74,7 @@ def test_a_missing_model_is_waited_for_with_the_reason_in_readyz(
 ) -> None:
     model = tmp_path / "model"
     with start_server(tmp_path, "--model", str(model)) as server:
-        server.wait_event("model.unavailable")
+        server.wait_event("model.start_failed")
         answer = server.ask("/readyz")
         check_error(answer, 503, "not_ready")
         assert f"{model} is not a model: " in answer.json["error"]["message"]
@@ -99,7 +99,7 @@ def test_a_damaged_model_is_told_and_the_server_lives(tmp_path: Path, embedded_p
     damaged.unlink()
     damaged.write_bytes(content[: len(content) // 3])
     with start_server(tmp_path, "--model", str(model)) as server:
-        server.wait_event("model.unavailable", timeout_s=30)
+        server.wait_event("model.start_failed", timeout_s=30)
         answer = server.ask("/readyz")
         check_error(answer, 503, "not_ready")
         assert "cannot be loaded" in answer.json["error"]["message"]
@@ -108,7 +108,7 @@ def test_a_damaged_model_is_told_and_the_server_lives(tmp_path: Path, embedded_p
 
 def test_without_a_model_nothing_of_it_is_mapped(tmp_path: Path) -> None:
     with start_server(tmp_path, "--model", "nosuch") as server:
-        server.wait_event("model.unavailable", timeout_s=30)
+        server.wait_event("model.start_failed", timeout_s=30)
         memory = until(lambda: server.health()["memory"], what="a reading")
         assert memory["mapped_bytes"] == 0
         assert memory["used_bytes"] > 0
@@ -207,7 +207,7 @@ def test_a_terminal_that_is_closed_ends_the_server_in_it(
     )
     os.close(terminal)
     seen = b""
-    while b"worker.ready" not in seen:
+    while b"worker.started" not in seen:
         seen += os.read(controller, 65536)
     os.close(controller)  # which sends SIGHUP to its processes
     assert process.wait(20) == 0

@@ -200,7 +200,7 @@ async def test_a_worker_that_cannot_be_ended_costs_neither_its_job_nor_the_end(
             assert "cannot be ended" in result.deaths[0].sentence
         hung = [e for e in events if e["event"] == "worker.hung"]
         assert len(hung) == 1
-        assert [e["event"] for e in events].count("worker.left_behind") == 1
+        assert [e["event"] for e in events].count("worker.abandoned") == 1
 
 
 # --- jobs and their callers -----------------------------------------------------------------------

@@ -217,13 +217,13 @@ def test_a_helper_that_the_kernel_takes_is_named_so_and_no_worker_is(tmp_path: P
 def test_a_model_that_does_not_fit_is_ended_while_it_loads() -> None:
     with memory_cgroup(300 * MB) as group:
         with remote_pool(group.enter, load_bytes=900 * MB, wait=False) as pool:
-            reason = pool.event("model.unavailable")["reason"]
+            reason = pool.event("model.start_failed")["reason"]
             assert re.search(r"\d+ [kM]B were left of 300 MB when it had loaded \d+ MB", reason)
             pool.event("fork_server.exited", cause="guard")
             assert pool.run(do="echo")["error"] == "not_ready"
             # An ended process is looked at once more before it is forgotten, and counted as nothing
             # else.
-            pool.event("model.unavailable", attempt=3)
+            pool.event("model.start_failed", attempt=3)
             assert "guard.helper_ended" not in {event["event"] for event in pool.events}
         assert group.oom_kills() == 0
 

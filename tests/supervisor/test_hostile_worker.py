@@ -255,7 +255,7 @@ async def test_a_sandbox_that_is_less_than_was_promised_is_reported(
         assert "seccomp" not in pool.status().sandbox
         assert any("seccomp" in missing for missing in pool.status().sandbox_missing)
         async with within(10):
-            while not any(e["event"] == "worker.sandbox_incomplete" for e in events):
+            while not any(e["event"] == "worker.sandbox_reduced" for e in events):
                 await asyncio.sleep(0.01)
     async with Pool(loading, PoolSettings(workers=1, sandbox=Sandbox.ON)) as pool, within(20):
         while "its sandbox lacks seccomp" not in (pool.unready_reason() or ""):

@@ -5,6 +5,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from pools import toy, whole
 from stopwatch import within
 
 import supervisor.dispatch.poison
-from supervisor import Cause, Pool, PoolSettings, SpoolStore, WorkerLost, WorkerState
+from supervisor import (
+    Cause,
+    MemoryPressure,
+    Pool,
+    PoolSettings,
+    SpoolStore,
+    WorkerLost,
+    WorkerState,
+)
+from supervisor.deaths.level import Level
 
 CRASH = {"do": "end", "how": "SIGSEGV"}
 
@@ -60,6 +70,26 @@ async def test_workers_that_somebody_else_has_killed_are_no_fault_of_the_input(p
     for _ in range(2):
         assert "and failed: " in await refused(pool, killed, b"good input")
     assert pool.deaths == {Cause.KILLED: 10}
+
+
+async def test_several_kills_from_outside_are_waited_out(pool: Pool, events: list[Any]) -> None:
+    """A program that ends the largest process, such as earlyoom, needs more than milliseconds."""
+    await refused(pool, {"do": "end", "how": "SIGKILL"}, b"good input")
+    retried = [event["wait_s"] for event in events if event["event"] == "job.retried"]
+    assert retried == [None, 0.2, 0.4, 0.8]
+    await refused(pool, CRASH, b"bad input")
+    assert [e["wait_s"] for e in events if e["event"] == "job.retried"][4:] == [None]
+
+
+async def test_kills_while_memory_is_short_count_as_too_little_memory(pool: Pool) -> None:
+    """Expect what an out-of-memory kill gives where the kernel does not count it."""
+    guard = pool._guard
+    guard.state = replace(guard.state, level=Level.PRESSURE)
+    assert guard.evidence.memory_short()
+    guard.evidence.memory_short = lambda: True  # whatever the next reading says
+    with pytest.raises(MemoryPressure, match="was killed by SIGKILL while memory was short"):
+        await send(pool, {"do": "end", "how": "SIGKILL"}, b"large input")
+    assert pool.deaths == {Cause.KILLED: 2}
 
 
 async def test_a_job_whose_workers_are_killed_from_outside_is_answered(

@@ -380,11 +380,11 @@ async def test_a_model_that_cannot_be_loaded_is_tried_again_and_the_reason_told(
     fail: str, reason: str, events: list[Any]
 ) -> None:
     async with Pool(toy(fail=fail), PoolSettings(workers=1)) as pool:
-        await eventually(lambda: len(_named(events, "model.unavailable")) >= 2)
+        await eventually(lambda: len(_named(events, "model.start_failed")) >= 2)
         assert reason in (pool.unready_reason() or "")
         with pytest.raises(NotReady, match=reason):
             await pool.run({"do": "echo"})
-    delays = [e["retry_in_s"] for e in _named(events, "model.unavailable")]
+    delays = [e["retry_in_s"] for e in _named(events, "model.start_failed")]
     assert delays == sorted(delays)
     assert delays[0] > 0
 
@@ -404,7 +404,7 @@ async def test_a_load_that_is_refused_is_repeated_only_when_asked_for(events: li
         assert pool.load_refused()
         with pytest.raises(NotReady, match="the toy needs a battery"):
             await pool.run({"do": "echo"})
-    assert [e["retry_in_s"] for e in _named(events, "model.unavailable")] == [None, None]
+    assert [e["retry_in_s"] for e in _named(events, "model.start_failed")] == [None, None]
     assert not _named(events, "model.load_failed")
 
 

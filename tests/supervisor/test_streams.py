@@ -378,7 +378,10 @@ async def test_one_more_than_can_be_kept_up_with_is_refused() -> None:
         with stream_on(pool) as stream:
             # A worker's whole time, or its share of a processor that others use, too.
             await say(stream, *"abcdefghij", spin_s=0.1)
-            with pytest.raises(QueueFull, match="1 streams are open") as refused, stream_on(pool):
+            with (
+                pytest.raises(QueueFull, match="1 open stream and one more would need") as refused,
+                stream_on(pool),
+            ):
                 pass
             assert refused.value.retry_after_s
             assert pool.streams.refused == 1

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import itertools
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from supervisor import Allocator, AllocatorMissing, PackedRing, SpoolFull, Spool
 from supervisor import spool as spooling
 from supervisor.deaths.death import Cause, ExitStatus, Intent, name_death
 from supervisor.deaths.level import Level
+from supervisor.log import RepeatLimit
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.readings.cpus import cpu_quota, usable_cpus
@@ -78,6 +80,20 @@ def test_a_long_success_is_a_new_start() -> None:
 
 
 # --- environment ----------------------------------------------------------------------------------
+
+
+def test_what_repeats_is_logged_less_and_less_often_and_what_changes_at_once() -> None:
+    now, logged = 0.0, []
+    repeats = RepeatLimit(lambda: now)
+    for attempt in range(1000):
+        now = attempt * 30.0
+        if repeats.due(f"{300 + attempt % 7} MB are left until memory is full"):
+            logged.append(now)
+    assert logged[:9] == [0, 30, 60, 120, 240, 480, 960, 1920, 3840]
+    assert {later - before for before, later in itertools.pairwise(logged[8:])} == {3600.0}
+    assert repeats.due("the file is damaged")
+    repeats.forget()
+    assert repeats.due("300 MB are left until memory is full")
 
 
 def test_auto_takes_jemalloc_where_there_is_one() -> None:

@@ -6,6 +6,7 @@
 import ast
 import bisect
 import io
+import itertools
 import re
 import sys
 import tokenize
@@ -52,6 +53,12 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 
+_PLURAL = re.compile(
+    r" (?:[a-z]+ )?(?:workers|requests|streams|jobs|files|connections|questions|machines"
+    r"|recordings|processes|languages|attempts)\b"
+)
+_COUNTED = ("models", "modelserver", "supervisor", "tools")
+
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _NOT_PROSE = re.compile(r"\s*(?:\||#|<|\[!\[|!\[|\[[^\]]+\]:|---|$)")
 _NEW_ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+|\s*>")
@@ -85,11 +92,27 @@ def findings(file: Path) -> list[Finding]:
     if python:
         # Strings of tests are data, such as requests that have to be refused.
         found = [*docstrings(text), *banned_in_python(text, strings=file.parts[0] != "tests")]
+        if file.parts[0] in _COUNTED:
+            found += plurals(text)
     else:
         found = [*banned(text)]
     if file.suffix == ".md" and file.name != "CHANGELOG.md":
         found += broken_lines(text)
     return sorted(found)
+
+
+def plurals(source: str) -> Iterator[Finding]:
+    """Yield values that are followed by a plural in an f-string, which is wrong for 1: texts use
+    `supervisor.counted`. Constants, which are not 1, may be."""
+    for node in ast.walk(ast.parse(source)):
+        for value, text in itertools.pairwise(
+            node.values if isinstance(node, ast.JoinedStr) else ()
+        ):
+            if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant):
+                name = ast.unparse(value.value)
+                found = _PLURAL.match(str(text.value))
+                if found and not name.strip("_").isupper() and value.format_spec is None:
+                    yield value.lineno, f"“{{{name}}}{found[0]}”: use `counted`"
 
 
 def banned(text: str, first: int = 1) -> Iterator[Finding]:

@@ -108,7 +108,7 @@ def remote_pool(
     pool = RemotePool(process)
     try:
         if wait:
-            pool.event("worker.ready")
+            pool.event("worker.started")
             pool.event("guard.budget_found")
         yield pool
         assert process.poll() is None, "the supervisor has ended"

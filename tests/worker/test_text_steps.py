@@ -11,12 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import websockets
 from running import RunningServer, start_server
 from wavs import wav_file
 
 import models
+from modelserver.serving.selection import candidate
+from modelserver.settings import Settings
 from modelserver.settings.configuration import ConfigurationError, read_configuration
 from modelserver.worker.numbers_written import numbers_written
 from modelserver.worker.text_steps import TextSteps
@@ -195,7 +198,7 @@ def test_a_step_that_cannot_be_made_is_tried_again_after_a_reload_only(
     environment = {"PYTHONPATH": str(package), "MODELSERVER_TEXT_STEPS": "broken"}
     with start_server(tmp_path, **environment, MODELSERVER_PREPARE="never") as server:
         for attempt in (1, 2, 3):
-            told = server.wait_event("model.unavailable", attempt=attempt)
+            told = server.wait_event("model.start_failed", attempt=attempt)
             assert "the text step 'broken' cannot be used: no dictionary; " in told["reason"]
             assert "retry_in_s" not in told
             message = server.ask("/readyz").json["error"]["message"]
@@ -205,7 +208,7 @@ def test_a_step_that_cannot_be_made_is_tried_again_after_a_reload_only(
                 (package / "bracket.py").write_text(repaired)
             server.process.send_signal(signal.SIGHUP)
         server.wait_ready()
-        assert len(server.events("model.unavailable")) == 3
+        assert len(server.events("model.start_failed")) == 3
         assert len(server.events("fork_server.started")) == 4
         assert not server.events("model.load_failed", "form.disabled", "prepared_model.rejected")
         (model,) = server.health()["models"]
@@ -307,3 +310,39 @@ def test_it_is_fast_enough_to_be_done_with_every_result() -> None:
     for _ in range(20):
         step("我买了三十二个苹果一共一百二十五块六毛" * 3)
     assert (time.process_time() - began) / 20 < 0.1
+
+
+HELD = """
+import gc, sys
+import modelserver.worker.text_steps
+from modelserver.settings.plugins import load_step
+
+def held():
+    gc.collect()
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) * 1024
+
+before = held()
+step = load_step(sys.argv[1])(sys.argv[2])
+step("one and two hundred")
+print(held() - before)
+"""
+
+
+@pytest.mark.parametrize("step", ["numbers", "vocabulary"])
+def test_the_memory_of_steps_is_predicted(
+    step: str, small: models.ModelLocation, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(Settings(), prepared_dir=tmp_path)
+    steps = msgspec.structs.replace(settings.text, steps=(step,))
+    without = candidate(small, settings).prediction
+    with_step = candidate(small, msgspec.structs.replace(settings, text=steps)).prediction
+    predicted = with_step.model - without.model
+    assert [part.name for part in with_step.parts][-1] == f"text step {step}"
+    assert with_step.growth - without.growth == (5_000_000 if step == "vocabulary" else 0)
+    most = 0
+    for language in ("en", "zh", "ru", "ko"):
+        command = [sys.executable, "-c", HELD, step, language]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        most = max(most, int(done.stdout))
+    assert 0.5 * predicted < most < predicted

@@ -10,7 +10,7 @@ import uvloop
 from modelserver.batch.files import found
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
-from modelserver.serving.selection import worker_count, workers_text
+from modelserver.serving.selection import worker_count
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver_tools.planning.load import Load, LoadUnreadable, of_file, supposed
@@ -22,7 +22,7 @@ from modelserver_tools.planning.queueing import (
     rate_within,
 )
 from modelserver_tools.planning.simulation import simulate
-from supervisor import NotReady, in_units
+from supervisor import NotReady, counted, in_units
 
 _NUMBERS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 _MEASURED = 40
@@ -142,9 +142,14 @@ def _machine(
 def _about(machine: Machine) -> list[str]:
     memory = f"; it holds {in_units(machine.memory)} of memory" if machine.memory else ""
     takes = f"{1000 * machine.overhead_s:.0f} ms for a recording and {1000 * machine.pace:.1f} ms "
-    carries = f"{machine.carries:.0f} s of audio a second, or {machine.streams} live streams"
+    carries = (
+        f"{machine.carries:.0f} s of audio a second, or {counted(machine.streams, 'live stream')}"
+    )
     return [
-        f"A machine of this kind: {workers_text(machine.workers)}, {takes}for each second of it:",
+        (
+            f"A machine of this kind: {counted(machine.workers, 'worker')}, "
+            f"{takes}for each second of it:"
+        ),
         f"{carries}{memory}",
         f"  ({machine.by})",
     ]
@@ -164,8 +169,8 @@ def _for_recordings(
     else:
         expected = latency(load, machine, needed, 0.95)
         lines.append(
-            f"Needed: {needed + down} machines, {down} of which may be missing; with {needed} 95 % "
-            f"have their answer within {expected:.2f} s"
+            f"Needed: {counted(needed + down, 'machine')}, {down} of which may be missing; "
+            f"with {needed} 95 % have their answer within {expected:.2f} s"
         )
     document.update(rate=load.rate, needed=None if needed is None else needed + down)
     lines += ["", *_table(load, machine, most_s, document), "", *_ASSUMED]
@@ -201,9 +206,10 @@ def _for_streams(
     needed = machines_for_streams(streams, machine)
     document.update(streams=streams, needed_for_streams=needed + down)
     places = needed * machine.streams
+    machines = counted(needed + down, "machine")
     return [
         "",
-        f"Live streams: {streams:g} at once on average need {needed + down} machines, {down} to",
+        f"Live streams: {streams:g} at once on average need {machines}, {down} to",
         f"spare: of {places} places there, one stream of a hundred finds none.",
     ]
 

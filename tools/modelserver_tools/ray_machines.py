@@ -33,6 +33,7 @@ from modelserver.logs import configure_logs
 from modelserver.serving.sizing import AT_ONCE_EACH
 from modelserver.settings import Settings
 from modelserver.speech.messages import Speech, SpeechRequest
+from supervisor import counted
 
 _AT_ONCE = 10_000
 """Files in progress: the engine itself bounds how many are on their way."""
@@ -167,7 +168,7 @@ class RayMachines(Engine):
                 lost += 1
                 if lost >= _LOST_AT_MOST:
                     raise NotTranscribed(
-                        f"{lost} machines were lost while they had it, one after the other"
+                        f"{counted(lost, 'machine')} that had it, one after the other, ended"
                     ) from None
                 continue
             except RayError as error:
@@ -186,9 +187,8 @@ class RayMachines(Engine):
         """Return how many files each machine has done."""
         each = ", ".join(f"{one.name} {one.done}" for one in self._machines.values() if one.done)
         gone = f"; {self.lost} lost" if self.lost else ""
-        return (
-            f"on {sum(bool(one.done) for one in self._machines.values())} machines ({each}){gone}"
-        )
+        used = sum(bool(one.done) for one in self._machines.values())
+        return f"on {counted(used, 'machine')} ({each}){gone}"
 
     # --- machines -------------------------------------------------------------------------------
 

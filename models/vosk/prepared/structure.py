@@ -39,7 +39,7 @@ def structure_problem(graph: Path, model: Path, words: Path) -> str | None:
         counted = [0, 0]
         problem = _states_problem(data, header, counted)
         problem = problem or _arcs_problem(data, header, limits, counted)
-    return None if problem is None else f"{graph.name} {problem}"
+    return None if problem is None else f"{graph.name}: {problem}"
 
 
 def transition_ids(model: Path) -> int | None:
@@ -79,13 +79,13 @@ def _states_problem(data: mmap.mmap, header: GraphHeader, counted: list[int]) ->
         firsts, counts = integers[1::5].tolist(), integers[2::5].tolist()
         for first, count in zip(firsts, counts, strict=True):
             if first != next_arc:
-                return "has a state whose arcs do not follow those of the state before it"
+                return "the arcs of a state do not follow those of the state before it"
             next_arc += count
         counted[0] += sum(integers[3::5].tolist())
         counted[1] += sum(integers[4::5].tolist())
         if not all(-math.inf < final for final in floats[0::5].tolist()):  # NaN is not, either
-            return "has a final weight that is not a number"
-    return None if next_arc == header.arcs else "has arcs that belong to no state"
+            return "a final weight is not a number"
+    return None if next_arc == header.arcs else "some arcs belong to no state"
 
 
 def _arcs_problem(
@@ -95,9 +95,9 @@ def _arcs_problem(
     counted: list[int],
 ) -> str | None:
     faults = (
-        "takes a sound that the acoustic model does not have",
-        "gives a word that its table does not have",
-        "leads out of it",
+        "an arc takes a sound that the acoustic model does not have",
+        "an arc gives a word that the table of words does not have",
+        "an arc leads out of the graph",
     )
     without = [0, 0]
     for block in _blocks(data, header.arcs_at, header.arcs, ARC_BYTES):
@@ -105,9 +105,9 @@ def _arcs_problem(
         for column, limit, fault in zip((0, 1, 3), limits, faults, strict=True):
             values = integers[column::4].tolist()
             if min(values) < 0 or (limit is not None and max(values) > limit):
-                return f"has an arc that {fault}"
+                return fault
             if column < 2:
                 without[column] += values.count(0)
         if not math.isfinite(sum(memoryview(block).cast("f")[2::4].tolist())):
-            return "has a weight that is not a number"
-    return None if without == counted else "counts arcs that it does not have"
+            return "a weight is not a number"
+    return None if without == counted else "its counts of arcs are wrong"

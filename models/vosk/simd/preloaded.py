@@ -11,7 +11,7 @@ from models.vosk.simd import ABI
 _REASONS = {
     1: "this processor cannot run it",
     2: "the engine's library is not the one that it was written for",
-    3: "the engine's calls do not reach it",
+    3: "the engine's calls do not reach it: another library is preloaded before it",
 }
 
 

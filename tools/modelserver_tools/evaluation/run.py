@@ -16,6 +16,7 @@ from modelserver_tools.evaluation.errors import (
     rate_of,
 )
 from modelserver_tools.evaluation.normalising import RULES
+from supervisor import counted
 
 
 class RunUnusable(Exception):
@@ -85,7 +86,7 @@ def compared(run: Run, other: Run, name: str) -> Iterator[str]:
     if different := [a.file for a, b in pairs if a.reference != b.reference]:
         raise RunUnusable(f"{name} had another reference for {different[0]}")
     by = ", ".join(f"{k} {v}" for k, v in other.by.items() if v)
-    yield f"against {name} ({by}), {len(pairs)} files in both:"
+    yield f"against {name} ({by}), {counted(len(pairs), 'file')} in both:"
     kinds: tuple[tuple[str, list[tuple[Counted, Counted]]], ...] = (
         ("characters", [(a.characters, b.characters) for a, b in pairs]),
         ("words", [(a.words, b.words) for a, b in pairs]),

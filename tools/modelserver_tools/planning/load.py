@@ -11,6 +11,8 @@ from statistics import fmean
 
 import msgspec
 
+from supervisor import counted
+
 _SAMPLE = 2_000
 _LEAST = 20
 
@@ -65,7 +67,7 @@ def of_file(file: Path) -> Load:
     rows = sorted(_logged(file) or _listed(file))
     if len(rows) < _LEAST:
         raise LoadUnreadable(
-            f"{file}: there are {len(rows)} recordings in it, and at least {_LEAST} are needed: a "
+            f"{file}: {counted(len(rows), 'recording')} in it, and at least {_LEAST} are needed: a "
             "log of this server with log.format = json, or lines of when,seconds"
         )
     span_s = rows[-1][0] - rows[0][0]
@@ -75,7 +77,7 @@ def of_file(file: Path) -> Load:
     return Load(
         busiest,
         tuple(length for _, length in rows),
-        f"{len(rows)} recordings of {file.name}, at the rate of its busiest tenth",
+        f"{counted(len(rows), 'recording')} of {file.name}, at the rate of its busiest tenth",
     )
 
 

@@ -15,7 +15,7 @@ from modelserver.serving.sizing import SUPERVISOR_BYTES
 from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
 from modelserver.speech.messages import SpeechRequest
-from supervisor import NotReady, read_process
+from supervisor import NotReady, counted, read_process
 
 _RATE = 16_000
 _LENGTHS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -97,8 +97,8 @@ async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ())
             noise,
             streams_of(workers, pace, settings.streams.share),
             SUPERVISOR_BYTES + held.unreclaimable + grown if held is not None else None,
-            f"measured on {len(taken)} recordings of {min(lengths):.1f} to {max(lengths):.1f} s, "
-            "with all workers busy",
+            f"measured on {counted(len(taken), 'recording')} of {min(lengths):.1f} to "
+            f"{max(lengths):.1f} s, with all workers busy",
         )
 
 

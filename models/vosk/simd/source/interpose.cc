@@ -21,6 +21,19 @@
 
 namespace {
 
+/// What the engine finds in the global scope, and must find here. It frees memory that is not the
+/// allocator's under the first six names: another library before us would give it to the allocator.
+constexpr const char* kTaken[] = {"free",   "posix_memalign", "realloc",     "malloc_usable_size",
+                                  "_ZdlPv", "_ZdlPvm",        "cblas_sgemm"};
+
+/// Whether the global scope has ours first, whatever else is preloaded. Its address would not tell:
+/// in a shared library that is the first one's, too.
+bool comes_here(const char* name) {
+  Dl_info found, own;
+  return dladdr(dlsym(RTLD_DEFAULT, name), &found) != 0 && dladdr(kTaken, &own) != 0 &&
+         found.dli_fbase == own.dli_fbase;
+}
+
 using simd::Matrix;
 using simd::Variant;
 
@@ -229,8 +242,8 @@ EXPORTED int modelserver_simd_abi() { return 2; }
 /// come here (something else is preloaded before us).
 EXPORTED int modelserver_simd_attach(const char* path, const char* name) {
   engine = engine_in(simd::loaded_library(path));
-  // What the engine finds under this name is what the global scope has first.
-  if (dlsym(RTLD_DEFAULT, "cblas_sgemm") != reinterpret_cast<void*>(&cblas_sgemm)) return 3;
+  for (const char* name : kTaken)
+    if (!comes_here(name)) return 3;
   if (!engine.complete() || engine.sgemm == &cblas_sgemm) return 2;
   engine_code = simd::range_of(reinterpret_cast<const void*>(engine.sgemm));
   const Variant* found = simd::find_variant(name);
