@@ -40,6 +40,12 @@ REASONS = {
         "此请求使 2 个工作进程结束，已失败：工作进程（进程 1）因 SIGSEGV 崩溃；"
         "工作进程（进程 2）内存不足时被 SIGKILL 杀死"
     ),
+    "HCLG.fst of the original cannot be read: Permission denied": (
+        "无法读取原模型的 HCLG.fst：没有权限"
+    ),
+    "https://a/{repository}: the catalogue has no repository of b": (
+        "https://a/{repository}：目录表里没有 b 的仓库"
+    ),
     "no 'punct-zh-en' is in /m; `modelserver models pull punct-zh-en` would fetch it": (
         "/m 里没有 'punct-zh-en'，可用 `modelserver models pull punct-zh-en` 下载"
     ),
