@@ -425,7 +425,13 @@ def test_it_is_light_and_quick_and_lets_nothing_else_in(
     server: RunningServer, listening: Browser
 ) -> None:
     paths = [path for path in ("/", *PAGES) if not path.startswith("/docs")]
-    sent = [server.ask(path, Accept_Encoding="gzip") for path in paths]
+    loaded = opened(listening, server).page.evaluate(
+        "performance.getEntriesByType('resource').map((entry) => new URL(entry.name).pathname)"
+    )
+    assert "/voice/voice.js" in loaded
+    assert not any("chinese" in path for path in loaded)
+    pieces = [path for path in paths if path == "/" or path in loaded]
+    sent = [server.ask(path, Accept_Encoding="gzip") for path in pieces]
     assert sum(len(answer.body) for answer in sent) < 150_000
     answers = [server.ask(path) for path in paths]
     assert all(answer.status == 200 for answer in answers)
