@@ -13,7 +13,6 @@ from browser import ADMIN_TOKEN, Visit, pages_server, violations, visit
 from playwright.sync_api import Browser, Locator, Page, expect
 from running import RunningServer, free_port, until
 
-from models.vosk.prepared import PreparedModel
 from modelserver.web import PAGES
 
 DESK = {"width": 1280, "height": 900}
@@ -64,10 +63,9 @@ def admin_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel, admin_port: int
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str], admin_port: int
 ) -> Iterator[RunningServer]:
-    assert prepared_embedded
-    with pages_server(tmp_path_factory.mktemp("pages"), admin_port) as running:
+    with pages_server(tmp_path_factory.mktemp("pages"), admin_port, small_settings) as running:
         yield running
 
 
