@@ -159,7 +159,7 @@ class JobWork:
         return known.done_s if known else 0.0
 
     async def follow(self, job_id: str, on_progress: OnProgress) -> None:
-        """Report progress to `on_progress` until the job has ended, or this process stops it."""
+        """Report progress to `on_progress` until the job has ended, or work on jobs is paused."""
         if self._paused or (known := self._known.get(job_id)) is None:
             return
         known.followers.add(on_progress)

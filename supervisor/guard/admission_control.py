@@ -7,7 +7,15 @@ from supervisor.errors import PoolError
 from supervisor.guard.members import Member
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState
-from supervisor.guard.refusal import Ask, Lasting, Room, Supply, may_begin, never, refusal
+from supervisor.guard.refusal import (
+    Ask,
+    MemorySupply,
+    StaticSupply,
+    Supply,
+    may_begin,
+    never,
+    refusal,
+)
 from supervisor.job import Job
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.spool import SpoolStore
@@ -36,10 +44,10 @@ class AdmissionControl:
         """Explain why a job whose size is known could not be done here at all; return None if it
         could."""
         disk, most = self._observer.resource("disk"), self._observer.budgets.most_growth_ever
-        lasting = Lasting(
+        static = StaticSupply(
             most, member.pace.s_per_unit, disk.limit if disk else None, self._memory_each
         )
-        return never(ask, lasting, member.growth.certain(ask.units or 0.0, most))
+        return never(ask, static, member.growth.certain(ask.units or 0.0, most))
 
     @contextlib.contextmanager
     def expecting(self, ask: Ask) -> Iterator[None]:
@@ -58,8 +66,8 @@ class AdmissionControl:
         running = len(self._running())
         if running >= self._state().concurrency:
             return False
-        room = Room(self._state(), self._observer.budgets.left, self.reserved())
-        return may_begin(self._expected(member, job), room, alone=running == 0)
+        memory = MemorySupply(self._state(), self._observer.budgets.left, self.reserved())
+        return may_begin(self._expected(member, job), memory, alone=running == 0)
 
     def began(self, member: Member, worker: WorkerHandle, job: Job) -> None:
         """Reserve the growth that the job is expected to cause."""

@@ -36,7 +36,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemorySupply:
     """Memory for another job, in bytes. `left`: until the tightest limit; `reserved`: promised to
     jobs that have not used it yet."""
 
@@ -51,7 +51,7 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
-class Lasting:
+class StaticSupply:
     """Supply that does not depend on what runs at present. `most_growth`: how much a worker could
     grow with all that the limits allow; `disk_total`: None if it is not known."""
 
@@ -62,7 +62,7 @@ class Lasting:
 
 
 @dataclass(frozen=True, slots=True)
-class Supply(Room):
+class Supply(MemorySupply):
     """Supply of everything that can run out, in bytes except where named otherwise; None: not
     known.
 
@@ -90,10 +90,10 @@ class Supply(Room):
         return min(self.capacity, self.most_growth)
 
     @property
-    def lasting(self) -> Lasting:
-        """Supply that lasts."""
+    def static(self) -> StaticSupply:
+        """Supply that does not depend on what runs."""
         most = self.most if self.ever is None else self.ever
-        return Lasting(most, self.s_per_unit, self.disk_total, self.spool_memory_each)
+        return StaticSupply(most, self.s_per_unit, self.disk_total, self.spool_memory_each)
 
     def wait_s(self, units: float) -> float | None:
         """Return the seconds it would take to finish all admitted jobs and `units` more, at the
@@ -111,17 +111,17 @@ def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     """Explain why the job cannot be admitted; return None if it can. `certain`: its growth in
     bytes, if similar jobs have shown it."""
     return (
-        never(ask, supply.lasting, certain)
+        never(ask, supply.static, certain)
         or _not_by_memory(ask, supply, certain)
         or _not_by_resources(ask, supply)
         or _not_in_time(ask, supply)
     )
 
 
-def may_begin(expected: int, room: Room, *, alone: bool) -> bool:
+def may_begin(expected: int, memory: MemorySupply, *, alone: bool) -> bool:
     """Return whether an admitted job may start now. One at a time always may, unless memory is
     critical and something else is still running."""
-    return alone or (expected <= room.headroom and room.state.takes_work)
+    return alone or (expected <= memory.headroom and memory.state.takes_work)
 
 
 def disk_reserve(total: int) -> int:
@@ -129,24 +129,24 @@ def disk_reserve(total: int) -> int:
     return min(_LEAST_DISK_FREE, int(total * _DISK_SHARE))
 
 
-def never(ask: Ask, lasting: Lasting, certain: int | None) -> PoolError | None:
+def never(ask: Ask, static: StaticSupply, certain: int | None) -> PoolError | None:
     """Explain why the job could not be done here however long one waited; return None if it
     could."""
-    most = lasting.most_growth
+    most = static.most_growth
     if certain is not None and certain > most:
         return TooLarge(
             f"a job of this size makes a worker grow by {in_units(certain)}; at most "
             f"{in_units(most)} are possible here"
         )
-    if ask.units and ask.deadline_s is not None and lasting.s_per_unit is not None:
-        alone_s = ask.units * lasting.s_per_unit
+    if ask.units and ask.deadline_s is not None and static.s_per_unit is not None:
+        alone_s = ask.units * static.s_per_unit
         if alone_s > ask.deadline_s * _HOPELESS:
             return TooLarge(
                 f"a job of this size would take about {alone_s:.0f} s here, if nothing else ran; "
                 f"{ask.deadline_s:g} s are allowed"
             )
-    total = lasting.disk_total
-    if ask.input_bytes is None or total is None or ask.input_bytes <= lasting.spool_memory_each:
+    total = static.disk_total
+    if ask.input_bytes is None or total is None or ask.input_bytes <= static.spool_memory_each:
         return None
     if ask.input_bytes > total - disk_reserve(total):
         return TooLarge(
