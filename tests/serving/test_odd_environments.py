@@ -54,7 +54,7 @@ def test_a_model_is_served_from_any_utf8_path(
     with start_server(tmp_path, **given) as server:
         server.wait_ready()
         assert server.convert(wav_clips[0]).status == 200
-        assert not server.events("model.unavailable")
+        assert not server.events("model.start_failed")
 
 
 @pytest.mark.parametrize(
