@@ -69,7 +69,7 @@ ENGLISH = Words(
         "server",
         "seconds of audio per second",
         "memory, 4 workers",
-        "requests lost, workers killed",
+        "requests lost when workers are killed",
     ),
     servers={
         "modelserver": "**modelserver**",

@@ -138,7 +138,7 @@ def test_the_table_of_a_readme_has_the_figures_of_the_report() -> None:
     assert proof(BENCHMARKS, {"Vosk small": 46.7, "Whisper base": 22.3}, ENGLISH).splitlines() == [
         (
             "| model | server | seconds of audio per second | memory, 4 workers"
-            " | requests lost, workers killed |"
+            " | requests lost when workers are killed |"
         ),
         "| --- | --- | --- | --- | --- |",
         "| Vosk small | **modelserver** | **90.0** | **266 MB** | **0** |",
