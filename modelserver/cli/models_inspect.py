@@ -138,7 +138,7 @@ def _in_words(
     if choice.needs(workers) <= headroom.now:
         lines.append(
             f"It fits here now, with {counted(workers, 'worker')}: there is room for "
-            f"{in_units(headroom.now)} ({headroom.limit})."
+            f"{in_units(headroom.now)}; {headroom.limit}."
         )
     else:
         lines.append(f"{does_not_fit(choice, workers, headroom)}.")
