@@ -121,7 +121,7 @@ def _in_words(
         if prediction.touched
         else together,
         f"loads in about {prediction.load_s:g} s, from a warm disk cache, and warms up after that",
-        f"this rests on {prediction.rests_on}",
+        f"based on {prediction.rests_on}",
     ]
     if prediction.loading:
         lines.append(f"while it loads it takes up to {in_units(prediction.most_while_loading)}")
