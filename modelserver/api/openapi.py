@@ -128,6 +128,7 @@ _MORE_HEADERS: dict[str, _Schema] = {
 class _Operation(msgspec.Struct, forbid_unknown_fields=True):
     route: str
     summary: str
+    tag: str
     query: str | tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     body: str = ""
@@ -167,6 +168,7 @@ def openapi_document() -> dict[str, Any]:
     for name, operation in source().operations.items():
         method, path = operation.route.split(" ")
         paths.setdefault(path, {})[method.lower()] = _described(name, path, operation)
+    tags = dict.fromkeys(operation.tag for operation in source().operations.values())
     over = {
         "operationId": "jobOver",
         "summary": "A job has ended; signed as Standard Webhooks 1.0 defines",
@@ -188,6 +190,7 @@ def openapi_document() -> dict[str, Any]:
         },
         "servers": [{"url": "."}],
         "security": [{}, {"key": []}],
+        "tags": [{"name": tag} for tag in tags],
         "paths": paths,
         "webhooks": {"jobOver": {"post": over}},
         "components": {"schemas": schemas, "securitySchemes": {"key": key}},
@@ -201,6 +204,7 @@ def _described(name: str, path: str, operation: _Operation) -> dict[str, Any]:
     made: dict[str, Any] = {
         "operationId": name,
         "summary": operation.summary,
+        "tags": [operation.tag],
         "parameters": [
             *(_parameter("path", each) for each in re.findall(r"{(\w+)}", path)),
             *(_parameter("query", each, source().parameters[each]) for each in query),

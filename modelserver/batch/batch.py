@@ -14,6 +14,7 @@ from modelserver.batch.journal import Journal, stamp_of
 from modelserver.batch.outcome import WRITERS, Outcome, outcome_of, write_whole
 
 _ASKED_AT_ONCE = 16
+_CLEAR_LINE = "\r\x1b[K"
 Moved = Callable[[str, float], None]
 
 
@@ -48,7 +49,7 @@ class Batch:
             slots = asyncio.Semaphore(engine.at_once)
             with click.progressbar(
                 length=max(1, round(sum(self._expected_s.values()))),
-                label="Transcribing",
+                label="Seconds transcribed",
                 file=sys.stderr,
                 hidden=not sys.stderr.isatty(),
                 show_pos=True,
@@ -105,6 +106,8 @@ class Batch:
 
     def _deliver(self, outcome: Outcome) -> bool:
         """Write a transcript; return whether that succeeded."""
+        if sys.stderr.isatty():
+            click.echo(_CLEAR_LINE, nl=False, err=True)  # of the bar, which is drawn again below
         if outcome.speech is None:
             click.echo(f"{outcome.file}: {outcome.error}", err=True)
             return False

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import IO, Any
 
 import aiohttp
@@ -118,8 +119,13 @@ async def _listen(
             socket = await connecting
         except aiohttp.WSServerHandshakeError as error:
             later = error.headers.get("Retry-After") if error.headers else None
-            again = f"; try again in {later} s" if later else ""
-            raise _Cannot(f"{server} refused with {error.status}{again}") from error
+            next_step = f"; try again in {later} s" if later else ""
+            if error.status == HTTPStatus.UNAUTHORIZED:
+                next_step = (
+                    f": {'the key is wrong' if key else 'a key is required'}; "
+                    f"send one with --key or {KEY_VARIABLE}"
+                )
+            raise _Cannot(f"{server} refused with {error.status}{next_step}") from error
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise _Cannot(
                 f"no server answers at {server}: {in_words(error)}\n"

@@ -121,7 +121,7 @@ def _in_words(
         if prediction.touched
         else together,
         f"loads in about {prediction.load_s:g} s, from a warm disk cache, and warms up after that",
-        f"this rests on {prediction.rests_on}",
+        f"based on {prediction.rests_on}",
     ]
     if prediction.loading:
         lines.append(f"while it loads it takes up to {in_units(prediction.most_while_loading)}")
@@ -138,7 +138,7 @@ def _in_words(
     if choice.needs(workers) <= headroom.now:
         lines.append(
             f"It fits here now, with {counted(workers, 'worker')}: there is room for "
-            f"{in_units(headroom.now)} ({headroom.limit})."
+            f"{in_units(headroom.now)}; {headroom.limit}."
         )
     else:
         lines.append(f"{does_not_fit(choice, workers, headroom)}.")

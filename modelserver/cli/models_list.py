@@ -85,9 +85,11 @@ def _say_served(found: Overview, settings: Settings) -> None:
         click.echo(f"`modelserver serve` loads {served.location.name}, which is not in this list.")
     elif served is not None:
         each = counted(worker_count(settings), "worker")
+        least, growth = served.least_growth, served.prediction.growth
+        between = f"{in_units(least)} to " if least < growth else ""
         click.echo(
             f"* would be served: {in_units(served.prediction.model)} and "
-            f"{in_units(served.prediction.growth)} for each of {each}."
+            f"{between}{in_units(growth)} for each of {each}."
         )
     else:
         click.echo(f"`modelserver serve` has no model to load: {found.why_none}", err=True)

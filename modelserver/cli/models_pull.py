@@ -118,6 +118,7 @@ def _ways_out(name: str) -> str:
     unknown = ""
     if name not in known:
         longer = [one for one in known if one.startswith(name)]
+        longer += [one for one in known if name in one and one not in longer]
         close = longer[:3] or difflib.get_close_matches(name, known, n=3)
         meant = f"; did you mean {' or '.join(close)}?" if close else ""
         unknown = f"\n{name} is not in the catalogue (`modelserver models list`){meant}"

@@ -166,9 +166,11 @@ def _tell_the_end(batch: Batch, files: int, took_s: float, by: str) -> None:
     click.echo(f"{done} of {counted(files, 'file')} transcribed{before}", err=True)
     if batch.audio_s:
         where = f", {by}" if by else ""
-        click.echo(
-            f"{batch.audio_s / 60:.1f} min of audio in {took_s / 60:.1f} min{where}", err=True
-        )
+        click.echo(f"{_duration(batch.audio_s)} of audio in {_duration(took_s)}{where}", err=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def _engine_on(

@@ -168,7 +168,7 @@ class ClientConnection(RequestHandler):
 
 def _refusal(exc: BaseException | None, message: str | None) -> Refusal:
     """Return the refusal of what the parser could not read, in one line."""
-    reason = (message or "the request is not HTTP").strip().splitlines()[0]
+    reason = (message or "the request is not HTTP").strip().splitlines()[0].rstrip(":")
     if isinstance(exc, LineTooLong) or "oo many headers" in reason:
         return Refusal("headers_too_large", "the request's line or headers are too large")
     return Refusal("bad_request", reason)

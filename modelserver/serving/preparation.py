@@ -64,6 +64,8 @@ class Preparation:
         self.progress: ProgressLine | None = None
         self.why_not: str | None = None
         self._guard = guard
+        self._name = ""
+        """Name of the model, also if the settings have a path or `auto`."""
         self._consequence = ""
         """What it means to go without it."""
         self._elsewhere = False
@@ -164,6 +166,7 @@ class Preparation:
         """Return whether preparing the model would change it. Reads disks."""
         try:
             location = find_model(self.settings)
+            self._name = location.name
             engine = models.engine_of(location.directory)
             improvement = engine.improvement(location, engine_settings(self.settings, engine))
         except models.ModelError:
@@ -181,7 +184,7 @@ class Preparation:
         engine.store.must_be_possible(location, dataclasses.replace(settings, available=spare))
 
     async def _run(self) -> Outcome:
-        name = ", ".join(self.settings.model)
+        name = self._name
 
         def started(pid: int) -> None:
             log.info("prepare.started", pid=pid, model=name)

@@ -64,9 +64,14 @@ class Choice:
         """Most bytes that the loading process holds, before there are workers."""
         return max(self.model_bytes, self.prediction.most_while_loading)
 
+    @property
+    def least_growth(self) -> int:
+        """Least bytes of growth that each worker can work with."""
+        return min(self.prediction.growth, LEAST_GROWTH)
+
     def serving_bytes(self, workers: int) -> int:
         """Return the least bytes of the loaded model and `workers` workers."""
-        return self.model_bytes + workers * min(self.prediction.growth, LEAST_GROWTH)
+        return self.model_bytes + workers * self.least_growth
 
     def needs(self, workers: int) -> int:
         """Return the least bytes of the model and `workers` workers, loading included."""

@@ -240,7 +240,7 @@ def size_text(size: int) -> str:
 def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
     low, high = kind.ge, kind.le
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
+        return f" from {low:.15g} to {high:.15g}"
     if kind.gt is not None:
-        return f" above {kind.gt:g}"
-    return f" of at least {low:g}" if low is not None else ""
+        return f" above {kind.gt:.15g}"
+    return f" of at least {low:.15g}" if low is not None else ""

@@ -86,7 +86,8 @@ def find_budget(
     elif left is None:
         growth = Explained(
             _BUDGET_MOST,
-            "auto: at most; a share of what is left beside the model, known when that is loaded",
+            "auto: at most this; its share of the memory left beside the model is known once that "
+            "is loaded",
         )
     else:
         growth = Explained(

@@ -55,6 +55,13 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
     assert routes - pages == described
 
 
+def test_every_operation_is_in_a_group(document: dict[str, Any]) -> None:
+    groups = [group["name"] for group in document["tags"]]
+    assert groups[0] == "Recordings"
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    assert {tuple(one["tags"]) for one in operations} == {(group,) for group in groups}
+
+
 def test_every_parameter_and_error_is_described(document: dict[str, Any]) -> None:
     convert = document["paths"]["/api/audio/convert"]["post"]
     asked = {one["name"] for one in convert["parameters"] if one["in"] == "query"}

@@ -15,6 +15,7 @@ from running import RunningServer, start_server
 from wavs import wav_file
 
 import models
+from modelserver.access.keyring import add_key
 
 PROGRAM = Path(sys.executable).parent / "modelserver"
 NOT_UTF8 = os.fsdecode(b"a\xff\xfe.wav")
@@ -80,6 +81,22 @@ def test_listen_says_in_a_line_that_the_microphone_needs_a_package(server: Runni
     assert f"{sys.executable} -m pip install" in line
 
 
+def test_listen_says_how_to_send_a_key(
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes]
+) -> None:
+    (tmp_path / "a.wav").write_bytes(wav_clips[0])
+    add_key(tmp_path / "keys", "alice")
+    given = small_settings | {"MODELSERVER_AUTH_KEYS_FILE": str(tmp_path / "keys")}
+    with start_server(tmp_path, **given) as running:
+        running.wait_ready()
+        address = f"--server=ws://127.0.0.1:{running.port}/"
+        without = modelserver("listen", address, tmp_path / "a.wav", settings={})
+        wrong = modelserver("listen", address, "--key=x", tmp_path / "a.wav", settings={})
+    assert (without.returncode, wrong.returncode) == (1, 1)
+    assert "401: a key is required; send one with --key or MODELSERVER_KEY" in without.stderr
+    assert "401: the key is wrong; send one with --key or MODELSERVER_KEY" in wrong.stderr
+
+
 def test_listen_says_in_a_line_that_a_server_speaks_something_else(
     server: RunningServer, tmp_path: Path, wav_clips: list[bytes]
 ) -> None:
@@ -116,16 +133,13 @@ def test_files_are_transcribed_whatever_the_bytes_of_their_names(
     assert any(name.endswith("a\\xff\\xfe.wav") for name in named)
 
 
-def test_the_bar_never_shows_more_than_there_is(
-    tmp_path: Path, small_settings: dict[str, str], clips: list[bytes]
-) -> None:
-    files = [tmp_path / f"{number}.mp3" for number in range(2)]
-    for file in files:
-        file.write_bytes(encoded(clips[0] * 2, "mp3"))
+def on_terminal(
+    *arguments: str | Path, settings: dict[str, str]
+) -> tuple[subprocess.CompletedProcess[str], bytes]:
+    """Run a command on a terminal; return how it ended and what the terminal received."""
     terminal, other = pty.openpty()
-    done = modelserver("transcribe", *files, settings=small_settings, stderr=other)
+    done = modelserver(*arguments, settings=settings, stdout=other, stderr=other)
     os.close(other)
-    assert done.returncode == 0
     said = b""
     try:
         while block := os.read(terminal, 65536):
@@ -133,6 +147,32 @@ def test_the_bar_never_shows_more_than_there_is(
     except OSError:  # all of it was read, and the other end is closed
         pass
     os.close(terminal)
+    return done, said
+
+
+def test_transcripts_and_errors_have_lines_of_their_own_beside_the_bar(
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes]
+) -> None:
+    (tmp_path / "a.wav").write_bytes(wav_clips[0])
+    files = [tmp_path / "a.wav", tmp_path / "nix.wav"]
+    text = modelserver("transcribe", files[0], settings=small_settings).stdout.strip()
+    assert text
+    done, said = on_terminal("transcribe", *files, settings=small_settings)
+    assert done.returncode == 1
+    # "\r\x1b[K" clears a line.
+    lines = [line.rpartition("\r\x1b[K")[2] for line in said.decode().split("\r\n")]
+    assert text in lines
+    assert f"{files[1]}: No such file or directory" in lines
+
+
+def test_the_bar_never_shows_more_than_there_is(
+    tmp_path: Path, small_settings: dict[str, str], clips: list[bytes]
+) -> None:
+    files = [tmp_path / f"{number}.mp3" for number in range(2)]
+    for file in files:
+        file.write_bytes(encoded(clips[0] * 2, "mp3"))
+    done, said = on_terminal("transcribe", *files, settings=small_settings)
+    assert done.returncode == 0
     shown = [tuple(map(int, found)) for found in re.findall(rb"(\d+)/(\d+)", said)]
     assert shown
     assert all(done <= of for done, of in shown)

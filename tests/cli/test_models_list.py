@@ -103,6 +103,15 @@ def test_no_terminal_is_too_narrow_for_a_number_and_its_unit() -> None:
     assert list(table_lines(rows, 5))[3:] == ["    about", "    1,234 MB"]
 
 
+def test_the_served_model_is_listed_with_the_least_and_the_whole_growth_of_workers(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELSERVER_PREPARED_DIR", str(home))
+    listed = command("list", "ko", home=home).stdout
+    (line,) = (line for line in listed.splitlines() if line.startswith("* would be served"))
+    assert line.endswith("and 34 MB to 209 MB for each of 2 workers.")
+
+
 def test_a_small_machine_gets_a_small_model(home: Path) -> None:
     small = json.loads(command("list", "zh", "--json", home=home, memory="360MiB").stdout)
     assert small["recommended"]["name"] == "vosk-model-small-cn-0.22"

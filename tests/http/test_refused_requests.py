@@ -51,6 +51,7 @@ def test_what_is_not_http_gets_an_error_document(server: RunningServer) -> None:
     start = b"GET / HTTP/1.1\r\n"
     for garbage, status, code in (
         (b"hello\r\n\r\n", 400, "bad_request"),
+        (b"FOO / HTTP/1.1\r\n\r\n", 400, "bad_request"),
         (start + b"X: " + b"x" * 20_000 + b"\r\n\r\n", 431, "headers_too_large"),
         (start + b"X: x\r\n" * 200 + b"\r\n", 431, "headers_too_large"),
         (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", 431, "headers_too_large"),
@@ -58,6 +59,7 @@ def test_what_is_not_http_gets_an_error_document(server: RunningServer) -> None:
         answer = said(server, garbage)
         error = json.loads(answer.body)["error"]
         assert (answer.status, error["code"]) == (status, code)
+        assert error["message"][-1].isalpha()
         assert answer.headers["X-Request-ID"] == error["request_id"]
         assert answer.headers["Server"].startswith("modelserver/")
         server.wait_event("request.refused", request_id=error["request_id"], error=code)

@@ -150,6 +150,7 @@ def test_inspect_says_what_rescoring_costs_and_that_it_fits(
     said = capsys.readouterr().out
     assert "rescoring with n-grams" in said
     assert "It fits here now" in said
+    assert "))" not in said
     inspect_model.main([*arguments, "--json"], standalone_mode=False)
     document = json.loads(capsys.readouterr().out)
     whole = candidate(rescoring, settings(tmp_path, rescoring="on")).prediction

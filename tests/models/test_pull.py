@@ -552,6 +552,7 @@ def test_a_model_that_cannot_be_downloaded_leaves_ways_to_try(home: Path, tmp_pa
     nowhere = "--models-urls=http://none.invalid/models"
     for name, says in (
         ("vosk-model-small-en", "did you mean vosk-model-small-en-"),
+        ("whisper", "did you mean sherpa-onnx-whisper-tiny or sherpa-onnx-whisper-base or "),
         ("nonsense", "nonsense is not in the catalogue"),
         ("vosk-model-small-cn-0.22", "none.invalid"),
     ):

@@ -106,7 +106,7 @@ def test_there_is_a_font_for_what_is_recognised() -> None:
 
 def operation(page: Page, name: str) -> Locator:
     """Return an operation of the API's page, opened."""
-    block = page.locator(f"#operations-default-{name}")
+    block = page.locator(f"[id^=operations-][id$=-{name}]")
     if "is-open" not in (block.get_attribute("class") or ""):
         block.locator(".opblock-summary-control").click()
     return block

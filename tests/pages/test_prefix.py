@@ -106,7 +106,7 @@ def test_the_page_of_the_api_calls_the_server_below_the_prefix(
 ) -> None:
     visited, failed = site.visit(launched, f"{site.prefix}docs")
     page = visited.page
-    block = page.locator("#operations-default-alive")
+    block = page.locator("#operations-Server-alive")
     block.locator(".opblock-summary-control").click()
     block.get_by_role("button", name="Execute").click()
     answer = block.locator(".live-responses-table tbody .response-col_status").first

@@ -128,7 +128,7 @@ def test_reloads_do_not_begin_the_preparation_anew(
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_PREPARE="auto",
     ) as server:
-        server.wait_event("prepare.started", timeout_s=30)
+        server.wait_event("prepare.started", timeout_s=30, model=small.name)
         until(lambda: server.health()["models"][0]["preparing"], 60)
         for _ in range(3):
             seen = len(server.events())

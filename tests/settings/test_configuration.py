@@ -165,6 +165,7 @@ def test_a_file_that_is_not_there_is_refused() -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(field.about and field.allowed for field in fields())
+    assert not any("e+" in field.allowed for field in fields())
 
 
 @pytest.mark.parametrize(
