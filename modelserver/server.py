@@ -164,7 +164,9 @@ class Server:
                     await self._wyoming.take_path()
                 background = [
                     asyncio.create_task(self._adopt() if following else self._accept_when_loaded()),
-                    asyncio.create_task(_tell_when_ready(service, self._started)),
+                    asyncio.create_task(
+                        _log_when_ready(service, self._listeners.url, self._started)
+                    ),
                     asyncio.create_task(hangups.obeyed_by(reloader, self._stop)),
                     asyncio.create_task(upgrades.obeyed_by(self._upgrader)),
                 ]
@@ -359,12 +361,13 @@ def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> An
     return listener
 
 
-async def _tell_when_ready(service: SpeechService, started: float) -> None:
-    """Log that the server is ready."""
+async def _log_when_ready(service: SpeechService, url: str, started: float) -> None:
+    """Log that the server is ready at its URL."""
     if (pool := service.models.default.pool) is not None:
         await pool.wait_ready()
         log.info(
             "server.ready",
+            url=url,
             model=service.models.default.in_words(),
             after_s=round(time.monotonic() - started, 3),
         )

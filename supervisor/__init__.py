@@ -87,14 +87,15 @@ if TYPE_CHECKING:
     from supervisor.trim import keep_together as keep_together
 
 _HOMES = (
-    *("log", "settings", "contract", "errors", "spool_view", "sizes", "packed", "trim"),
+    *("settings", "contract", "errors", "spool_view", "sizes", "packed", "trim", "log"),
     *("process_control", "deaths.death", "processes.environment", "child.sandbox"),
     *("readings.cpus", "readings.processes", "readings.memory", "readings.resources"),
     *("dispatch.fairness", "deaths.kernel_oom", "deaths.history", "spool", "loop.tasks", "job"),
     *("dispatch.stream", "guard.limits", "guard.guard", "guard.status", "dispatch.admission"),
     *("status", "pool"),
 )
-"""Modules that hold the names above; those that need little come before those that need more."""
+"""Modules that hold the names above; those that need little come before those that need more. First
+come those that a model uses in a worker, which has them already: it may open no file."""
 
 
 def __getattr__(name: str) -> Any:
