@@ -1,7 +1,9 @@
 """Location of a model: by path, by name in the models directory, or the embedded default."""
 
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from models.catalog import catalog, catalog_entry, punctuation_catalog
@@ -27,7 +29,8 @@ def find_model(wanted: str, models_directory: Path, language: str | None = None)
     embedded one. `language` overrides the name's. Raises `ModelError`, with the models that there
     are.
     """
-    location = _locate(wanted, models_directory)
+    with _path_errors(wanted):
+        location = _locate(wanted, models_directory)
     try:
         str(location.directory).encode()
     except UnicodeEncodeError:
@@ -37,7 +40,8 @@ def find_model(wanted: str, models_directory: Path, language: str | None = None)
             f"{shown}: the path of a model has to be UTF-8: rename the directory, or start the "
             "server with a UTF-8 locale (LANG=C.UTF-8)",
         ) from None
-    engine_of(location.directory)  # raises where it is not a model
+    with _path_errors(wanted):
+        engine_of(location.directory)  # raises where it is not a model
     if language is not None:
         return ModelLocation(location.name, location.directory, language)
     return location
@@ -72,18 +76,33 @@ def find_punctuation(wanted: str, models_directory: Path, language: str) -> Punc
     """
     if wanted == AUTO:
         return _best_punctuation(models_directory, language)
-    if "/" in wanted or wanted in (".", ".."):
-        directory = Path(wanted).expanduser().resolve()
-    else:
-        entry = catalog_entry(wanted)
-        directory = models_directory / (entry.name if entry is not None else wanted)
-        if not directory.is_dir():
-            problem = f"no {wanted!r} is in {models_directory}"
-            if entry is not None:
-                problem += f"; `modelserver models pull {wanted}` would fetch it"
-            raise ModelError("model_not_found", problem)
-    model = punctuation_model(directory)
+    with _path_errors(wanted):
+        model = punctuation_model(_punctuation_directory(wanted, models_directory))
     return model if model.knows(language) else None
+
+
+def _punctuation_directory(wanted: str, models_directory: Path) -> Path:
+    if "/" in wanted or wanted in (".", ".."):
+        return Path(wanted).expanduser().resolve()
+    entry = catalog_entry(wanted)
+    directory = models_directory / (entry.name if entry is not None else wanted)
+    if not directory.is_dir():
+        problem = f"no {wanted!r} is in {models_directory}"
+        if entry is not None:
+            problem += f"; `modelserver models pull {wanted}` would fetch it"
+        raise ModelError("model_not_found", problem)
+    return directory
+
+
+@contextlib.contextmanager
+def _path_errors(wanted: str) -> Iterator[None]:
+    """Translate the errors of a path that cannot be followed, such as a loop of symbolic links, an
+    unknown user (`~name`) or a name that is too long, into `ModelError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelError("model_not_found", f"{wanted!r} cannot be used as a path: {why}") from None
 
 
 def _best_punctuation(models_directory: Path, language: str) -> PunctuationModel | None:

@@ -25,8 +25,10 @@ def table_lines(
     """Yield the lines of a table, whose first row is its head and first column has names.
 
     If the table is wider than `width`, each name has a line of its own, the columns named in `less`
-    are left out, and the cells of the widest columns are wrapped. None: as wide as it is.
+    are left out, and the cells of the widest columns are wrapped. None: as wide as it is. Control
+    characters, which a terminal would obey, are replaced.
     """
+    rows = [[_printable(cell) for cell in row] for row in rows]
     columns = [*zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in columns]
     if width is None or _total(widths) <= width:
@@ -40,6 +42,10 @@ def table_lines(
         wrapped = [textwrap.wrap(cell, w) for cell, w in zip(cells, widths, strict=True)]
         for line in zip_longest(*wrapped, fillvalue=""):
             yield _INDENT + _line(line, widths).replace(_NO_BREAK, " ")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

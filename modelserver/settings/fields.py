@@ -115,7 +115,7 @@ class Field:
                 return "a URL that begins with http:// or https://"
             case inspect.StrType(min_length=1):
                 return "text that is not empty"
-            case inspect.StrType():
+            case inspect.StrType() if not self.name.endswith("_file"):
                 return "text"
             case _:
                 return "a path"
@@ -127,7 +127,7 @@ class Field:
         """
         value = raw
         if isinstance(raw, str) and self.name.endswith("_file") and raw.startswith("~"):
-            value = str(Path(raw).expanduser())
+            value = str(_expanded(raw))
         if self.is_list and isinstance(raw, str):
             value = [part.strip() for part in raw.split(",") if part.strip()]
         elif self.unit == "bytes" and isinstance(raw, str) and raw != "auto":
@@ -215,8 +215,15 @@ def _fields_of(section: type[Section], prefix: str, *, restart: bool) -> Iterato
 
 def _to_path(kind: type, value: Any) -> Path:
     if kind is Path and isinstance(value, str) and value:
-        return Path(value).expanduser()
+        return _expanded(value)
     raise ValueError(value)
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise ValueError(path) from error
 
 
 def bytes_of(text: str) -> int:

@@ -13,7 +13,7 @@ from supervisor.settings import MemorySettings
 log = get_logger("guard")
 
 _NOTABLE_CHANGE = 1 / 8
-"""Share by which a budget must change to be replaced."""
+"""Share by which a budget must change to be replaced, and to be logged again."""
 
 
 class Budgets:
@@ -72,7 +72,8 @@ class Budgets:
         # Other processes in the machine or the cgroup come and go, which changes what is left.
         if self._found_for != basis or moved:
             self._found_for, self.budget = basis, budget
-            if exact and self._logged != budget.growth.bytes:
+            change = abs(budget.growth.bytes - self._logged)
+            if exact and change > self._logged * _NOTABLE_CHANGE:
                 self._logged = budget.growth.bytes
                 log.info(
                     "guard.budget_found",

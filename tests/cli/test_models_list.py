@@ -98,6 +98,11 @@ def test_a_table_is_as_wide_as_it_is_where_it_fits() -> None:
     assert list(table_lines(rows, 11, {"MORE"})) == narrow
 
 
+def test_a_table_has_no_control_characters_of_a_name() -> None:
+    rows = [("NAME", "WHY"), ("new\nline\x1b[31m\u202e", "x")]
+    assert list(table_lines(rows, None))[1:] == ["new\ufffdline\ufffd[31m\ufffd  x"]
+
+
 def test_no_terminal_is_too_narrow_for_a_number_and_its_unit() -> None:
     rows = [("NAME", "NEEDS"), ("a", "about 1,234 MB")]
     assert list(table_lines(rows, 5))[3:] == ["    about", "    1,234 MB"]

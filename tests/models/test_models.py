@@ -109,6 +109,17 @@ def test_a_path_that_is_not_there_is_told() -> None:
         models.find_model("/nonexistent/model", Path("/nonexistent"))
 
 
+@pytest.mark.parametrize("name", ["loop/", "~nosuchuser/model", "n" * 300, "/" + "n" * 300, "a/\0"])
+def test_a_path_that_cannot_be_followed_is_told(tmp_path: Path, name: str) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    wanted = str(loop) if name == "loop/" else name
+    with pytest.raises(models.ModelError, match="cannot be used as a path"):
+        models.find_model(wanted, tmp_path)
+    with pytest.raises(models.ModelError, match="cannot be used as a path"):
+        models.find_punctuation(wanted, tmp_path, "zh")
+
+
 def test_a_view_links_to_the_original_and_replaces_what_it_is_told(tmp_path: Path) -> None:
     original = fake_model(tmp_path / "original")
     (original / "rescore").mkdir()

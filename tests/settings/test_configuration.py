@@ -116,6 +116,8 @@ def test_sizes_may_have_units(text: str, size: int) -> None:
         ("MODELSERVER_DEBUG_ALLOCATOR", "mimalloc", "auto or glibc or jemalloc"),
         ("MODELSERVER_LIMITS_BODY", "64 apples", "a size in bytes"),
         ("MODELSERVER_LIMITS_BODY", "-1", "a size in bytes"),
+        ("MODELSERVER_MODELS_DIR", "~nosuchuser/models", "allowed: a path"),
+        ("MODELSERVER_KEYWORDS_FILE", "~nosuchuser/words", "allowed: a path"),
         ("MODELSERVER_DRAIN_S", "-1", "at least 0"),
         ("MODELSERVER_DRAIN_S", "nan", "at least 0"),
         ("MODELSERVER_LIMITS_AUDIO_S", "0", "above 0"),

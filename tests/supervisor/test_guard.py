@@ -339,6 +339,24 @@ def test_an_operators_kill_is_not_called_the_kernels() -> None:
         assert pool.answer(job)["result"]["pid"] != pid
 
 
+def test_a_budget_that_is_nearly_the_same_is_logged_once() -> None:
+    with memory_cgroup(500 * MB) as group, remote_pool(group.enter) as pool:
+        used = {pool.status()["budget"]}
+
+        def another() -> bool:
+            used.add(pool.status()["budget"])
+            return len(used) > before
+
+        while (before := len(used)) < 8:
+            idle = until(lambda: (now := pool.status())["states"] == ["idle"] * 2 and now)
+            os.kill(idle["pids"][0], 9)
+            pool.event("worker.exited", pid=idle["pids"][0])
+            until(another)
+        logged = [e["budget_bytes"] for e in pool.events if e["event"] == "guard.budget_found"]
+        assert max(used) - min(used) < min(used) / 8
+        assert len(logged) == 1
+
+
 def test_the_kernel_would_take_a_worker_first_and_the_supervisor_last() -> None:
     with remote_pool() as pool:
         supervisor = oom_score(pool.process.pid)
