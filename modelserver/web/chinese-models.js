@@ -35,6 +35,7 @@ export const MODELS = {
   "{}: the catalogue has no {} of {}": "{1}：目录表里没有 {3} 的 {2}",
   "{}: {{}} is unknown; there are: {}": "{1}：没有字段 {{2}}；可用：{3}",
   "list of files": "文件列表",
+  "repository": "仓库",
   "it holds 0 things at its top, and a model is one directory": "顶层是空的，而模型应是单独一个目录",
   "it continues after its end": "结束标记之后还有内容",
   "{} is a link or a device (type {})": "{1} 是链接或设备文件（类型 {2}）",

@@ -22,6 +22,8 @@ const PATTERNS = Object.entries(SENTENCES)
   });
 // Between sentences of a list: sources that were tried, and processes that ended.
 const ITEM = /(\n- |; (?=[a-z ]+ process \d))/;
+// A space that a template has for a value in Latin letters, around a value in Chinese.
+const BETWEEN_HAN = /([\u3001-\u9fff\uff00-\uffef]) (?=[\u3001-\u9fff\uff00-\uffef])/g;
 const MOST_KNOWN = 500;
 const known = new Map();
 
@@ -32,7 +34,7 @@ export function inChinese(text) {
   if (!/[A-Za-z]{2}/.test(text)) return text;
   if (!known.has(text)) {
     if (known.size >= MOST_KNOWN) known.clear();
-    known.set(text, translated(text));
+    known.set(text, translated(text).replace(BETWEEN_HAN, "$1"));
   }
   return known.get(text);
 }

@@ -4,7 +4,6 @@ import { Refused, Utterance } from "./hearing.js";
 import { Answer } from "./markdown.js";
 import { Microphone, PIECE_MS, SpeechDetector } from "./microphone.js";
 import { canSpeak, prime, Reader, silence, speaking } from "./speaking.js";
-import { inChinese } from "./translate.js";
 import { preferred, WORDS } from "./words.js";
 
 const at = (id) => document.getElementById(id);
@@ -33,6 +32,7 @@ const chosen = { tongue: preferred(), key: "", model: "", review: false, aloud: 
 let dialogue = read(STORED, []);
 let about = { models: [], keys: false, assistant: false, endpoint_ms: 600 };
 let words = WORDS[chosen.tongue] || WORDS.en;
+let inChinese = (text) => text; // until its texts are loaded, which other pages do not need
 let session = null; // while the microphone is open
 let answering = null; // while an answer comes
 const views = new WeakMap(); // what shows each turn
@@ -99,6 +99,7 @@ function showAnswer(turn) {
 
 function show() {
   document.documentElement.lang = chosen.tongue === "zh" ? "zh-CN" : "en";
+  if (chosen.tongue === "zh") import("./translate.js").then((loaded) => { inChinese = loaded.inChinese; });
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = words[element.dataset.word];
   const title = about.assistant ? words.title : words.titleAlone;
   document.title = title;

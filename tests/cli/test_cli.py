@@ -1,11 +1,13 @@
 """The command line, as a person uses it: real processes, real files, real speech."""
 
+import functools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from encoded import encoded
 from onnx_models import make_model, tones
 
 import models
-from models.vosk.prepared import PreparedModel, compiled_graph
+from models.vosk.prepared import PreparedModel
 from modelserver import __version__
 
 
@@ -45,10 +47,13 @@ def files(tmp_path_factory: pytest.TempPathFactory, wav_clips: list[bytes]) -> l
     return [str(directory / f"clip{number}.wav") for number in range(len(wav_clips))]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _prepared(prepared_embedded: PreparedModel) -> None:
-    """Have these commands serve the prepared model."""
-    assert compiled_graph(prepared_embedded.directory).is_file()
+Transcribe = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture(scope="module")
+def transcribe(small_settings: dict[str, str]) -> Transcribe:
+    """The command of that name, with the small model."""
+    return functools.partial(modelserver, "transcribe", **small_settings)
 
 
 def test_a_misspelt_command_names_a_similar_one() -> None:
@@ -57,26 +62,28 @@ def test_a_misspelt_command_names_a_similar_one() -> None:
     assert b"No such command 'srve'. Did you mean 'serve'?" in done.stderr
 
 
-def test_files_become_text_in_the_order_given(files: list[str]) -> None:
-    done = modelserver("transcribe", *files)
+def test_files_become_text_in_the_order_given(transcribe: Transcribe, files: list[str]) -> None:
+    done = transcribe(*files)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.decode().splitlines()
     assert len(lines) == 3
     assert "어제" in lines[2]
-    backward = modelserver("transcribe", "--workers", "1", *files[::-1])
+    backward = transcribe("--workers", "1", *files[::-1])
     assert backward.stdout.decode().splitlines() == lines[::-1]
 
 
-def test_json_has_words_and_names_its_file(files: list[str]) -> None:
-    done = modelserver("transcribe", "--format", "json", files[2])
+def test_json_has_words_and_names_its_file(transcribe: Transcribe, files: list[str]) -> None:
+    done = transcribe("--format", "json", files[2])
     document = json.loads(done.stdout)
     assert document["file"] == files[2]
     assert document["speech"]["text"].split() == [w["word"] for w in document["speech"]["words"]]
 
 
-def test_subtitles_are_written_beside_each_other(files: list[str], tmp_path: Path) -> None:
+def test_subtitles_are_written_beside_each_other(
+    transcribe: Transcribe, files: list[str], tmp_path: Path
+) -> None:
     for form, begins in (("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n\n00:00:0")):
-        done = modelserver("transcribe", "-f", form, "-o", str(tmp_path / "out"), *files)
+        done = transcribe("-f", form, "-o", str(tmp_path / "out"), *files)
         assert done.returncode == 0, done.stderr
         for number in range(3):
             text = (tmp_path / "out" / f"clip{number}.{form}").read_text(encoding="utf-8")
@@ -84,17 +91,17 @@ def test_subtitles_are_written_beside_each_other(files: list[str], tmp_path: Pat
             assert " --> " in text
 
 
-def test_standard_input_is_a_file_too(files: list[str]) -> None:
-    done = modelserver("transcribe", "-", stdin=Path(files[2]).read_bytes())
+def test_standard_input_is_a_file_too(transcribe: Transcribe, files: list[str]) -> None:
+    done = transcribe("-", stdin=Path(files[2]).read_bytes())
     assert "어제" in done.stdout.decode()
 
 
 def test_a_bad_file_is_told_and_the_others_are_transcribed(
-    files: list[str], tmp_path: Path
+    transcribe: Transcribe, files: list[str], tmp_path: Path
 ) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("hello, this is no audio")
-    done = modelserver("transcribe", str(text), str(tmp_path / "none.wav"), files[2])
+    done = transcribe(str(text), str(tmp_path / "none.wav"), files[2])
     assert done.returncode == 1
     assert "어제" in done.stdout.decode()
     errors = done.stderr.decode()
@@ -224,36 +231,40 @@ def test_the_version_is_told() -> None:
 # --- files in, files out --------------------------------------------------------------------------
 
 
-def test_files_of_one_name_keep_their_transcripts_apart(files: list[str], tmp_path: Path) -> None:
+def test_files_of_one_name_keep_their_transcripts_apart(
+    transcribe: Transcribe, files: list[str], tmp_path: Path
+) -> None:
     for number, directory in enumerate(("d1", "d2")):
         (tmp_path / directory).mkdir()
         shutil.copy(files[number + 1], tmp_path / directory / "x.wav")
     sources = [str(tmp_path / directory / "x.wav") for directory in ("d1", "d2")]
-    done = modelserver("transcribe", "-o", str(tmp_path / "out"), *sources)
+    done = transcribe("-o", str(tmp_path / "out"), *sources)
     assert done.returncode == 0, done.stderr
     written = {file.read_text() for file in (tmp_path / "out").iterdir()}
     assert len(written) == 2
 
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])
-def test_subtitles_of_several_files_are_no_one_file(files: list[str], form: str) -> None:
-    done = modelserver("transcribe", "-f", form, *files)
+def test_subtitles_of_several_files_are_no_one_file(
+    transcribe: Transcribe, files: list[str], form: str
+) -> None:
+    done = transcribe("-f", form, *files)
     assert (done.returncode, b"--output-dir" in done.stderr, done.stdout) == (2, True, b"")
 
 
-def test_a_pipe_is_a_file_too(files: list[str], tmp_path: Path) -> None:
+def test_a_pipe_is_a_file_too(transcribe: Transcribe, files: list[str], tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["cp", files[2], str(pipe)]):
-        done = modelserver("transcribe", str(pipe))
+        done = transcribe(str(pipe))
     assert "어제" in done.stdout.decode(), done.stderr
 
 
 def test_a_transcript_that_cannot_be_written_costs_no_other(
-    files: list[str], tmp_path: Path
+    transcribe: Transcribe, files: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "clip1.txt").mkdir()
-    done = modelserver("transcribe", "-o", str(tmp_path), *files)
+    done = transcribe("-o", str(tmp_path), *files)
     assert done.returncode == 1
     assert b"clip1.txt cannot be written: Is a directory" in done.stderr
     assert (tmp_path / "clip2.txt").read_text()
@@ -310,7 +321,7 @@ def test_a_health_check_knows_where_the_server_is(tmp_path: Path) -> None:
 
 
 def test_directories_and_patterns_and_every_kind_of_file_are_taken(
-    clips: list[bytes], files: list[str], tmp_path: Path
+    transcribe: Transcribe, clips: list[bytes], files: list[str], tmp_path: Path
 ) -> None:
     below = tmp_path / "calls" / "monday"
     below.mkdir(parents=True)
@@ -320,31 +331,27 @@ def test_directories_and_patterns_and_every_kind_of_file_are_taken(
     (tmp_path / "calls" / "c.flac").write_bytes(encoded(clips[2], "flac"))
     (tmp_path / "calls" / "broken.ogg").write_bytes(b"OggS" + bytes(100))
     out = tmp_path / "out"
-    done = modelserver(
-        "transcribe", "-o", str(out), str(tmp_path / "calls"), str(tmp_path / "calls" / "*.flac")
-    )
+    done = transcribe("-o", str(out), str(tmp_path / "calls"), str(tmp_path / "calls" / "*.flac"))
     assert done.returncode == 1
     errors = done.stderr.decode()
     assert "broken.ogg: the Ogg file cannot be read" in errors
     assert "3 of 4 files transcribed" in errors
     assert sorted(file.name for file in out.glob("*.txt")) == ["a.txt", "b.txt", "c.txt"]
     assert all("어제" in file.read_text() for file in out.glob("*.txt"))
-    nothing = modelserver("transcribe", str(below.parent.parent / "out"))
+    nothing = transcribe(str(below.parent.parent / "out"))
     assert (nothing.returncode, b"no audio file was found" in nothing.stderr) == (1, True)
 
 
-def test_samples_and_channels_are_heard_as_asked(clips: list[bytes], tmp_path: Path) -> None:
+def test_samples_and_channels_are_heard_as_asked(
+    transcribe: Transcribe, clips: list[bytes], tmp_path: Path
+) -> None:
     (tmp_path / "samples.raw").write_bytes(clips[2])
-    raw = modelserver(
-        "transcribe", "--encoding=s16le", "--rate=16000", str(tmp_path / "samples.raw")
-    )
+    raw = transcribe("--encoding=s16le", "--rate=16000", str(tmp_path / "samples.raw"))
     assert "어제" in raw.stdout.decode(), raw.stderr
     both = b"".join(clips[2][at : at + 2] * 2 for at in range(0, len(clips[2]), 2))
     (tmp_path / "both.wav").write_bytes(wavs.wav_file(both, channels=2))
-    split = modelserver(
-        "transcribe", "--channels=split", "--format=json", str(tmp_path / "both.wav")
-    )
+    split = transcribe("--channels=split", "--format=json", str(tmp_path / "both.wav"))
     segments = json.loads(split.stdout)["speech"]["segments"]
     assert {segment["channel"] for segment in segments} == {0, 1}
     for wrong in (["--channels=left"], ["--encoding=mp5", "--rate=1"], ["--encoding=s16le"]):
-        assert modelserver("transcribe", *wrong, str(tmp_path / "both.wav")).returncode == 2
+        assert transcribe(*wrong, str(tmp_path / "both.wav")).returncode == 2

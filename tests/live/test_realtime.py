@@ -25,7 +25,6 @@ from openai.resources.realtime.realtime import AsyncRealtimeConnection
 from running import RunningServer, start_server, until
 from wavs import wav_file
 
-from models.vosk.prepared import PreparedModel
 from modelserver.access.client_secrets import ClientSecret, ClientSecrets
 from modelserver.access.keyring import add_key, remove_key
 
@@ -45,10 +44,9 @@ PAUSE = array("h", (_NOISE.randint(-20, 20) for _ in range(2 * 16_000))).tobytes
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
 ) -> Iterator[RunningServer]:
-    assert prepared_embedded
-    given = {"MODELSERVER_STREAMS_SHARE": "1"}
+    given = {**small_settings, "MODELSERVER_LANGUAGE": "ko", "MODELSERVER_STREAMS_SHARE": "1"}
     with start_server(tmp_path_factory.mktemp("realtime"), **given) as running:
         running.wait_whole()
         yield running
@@ -362,10 +360,9 @@ async def test_a_worker_that_is_killed_costs_no_text_of_what_is_committed(
 
 
 async def test_an_item_that_ends_two_workers_has_failed(
-    tmp_path: Path, prepared_embedded: PreparedModel, clips: list[bytes]
+    tmp_path: Path, small_settings: dict[str, str], clips: list[bytes]
 ) -> None:
-    assert prepared_embedded
-    with start_server(tmp_path, MODELSERVER_STREAMS_SHARE="1") as running:
+    with start_server(tmp_path, **small_settings, MODELSERVER_STREAMS_SHARE="1") as running:
         running.wait_whole()
         described = running.ask("/asyncapi.json").json
         async with connected(running, described) as session:
@@ -616,11 +613,10 @@ async def test_the_path_is_for_websockets(server: RunningServer) -> None:
 
 
 async def test_a_server_that_ends_gives_every_session_its_last_text(
-    tmp_path: Path, prepared_embedded: PreparedModel, clips: list[bytes]
+    tmp_path: Path, small_settings: dict[str, str], clips: list[bytes]
 ) -> None:
-    assert prepared_embedded
     data = raw_samples(clips[0], "s16le", 24_000)
-    with start_server(tmp_path, MODELSERVER_STREAMS_SHARE="1") as running:
+    with start_server(tmp_path, **small_settings, MODELSERVER_STREAMS_SHARE="1") as running:
         running.wait_whole()
         described = running.ask("/asyncapi.json").json
         expected = text_of(running, data)

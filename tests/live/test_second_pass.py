@@ -12,7 +12,6 @@ import pytest
 from running import RunningServer, start_server
 from test_captions import RAW, Client, connected
 
-from models.vosk.prepared import PreparedModel
 from modelserver.live.second_pass import SecondPass
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import Caption, CaptionRequest, UtteranceAudio
@@ -25,10 +24,10 @@ QUERY = f"{RAW}&words=true&second_pass=true"
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
 ) -> Iterator[RunningServer]:
-    assert prepared_embedded
-    with start_server(tmp_path_factory.mktemp("second"), MODELSERVER_STREAMS_SHARE="1") as running:
+    given = {**small_settings, "MODELSERVER_LANGUAGE": "ko", "MODELSERVER_STREAMS_SHARE": "1"}
+    with start_server(tmp_path_factory.mktemp("second"), **given) as running:
         running.wait_whole()
         yield running
 

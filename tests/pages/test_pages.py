@@ -12,8 +12,6 @@ from browser import ADMIN_TOKEN, Visit, pages_server, violations, visit
 from playwright.sync_api import Browser, Locator, Page, expect
 from running import RunningServer, free_port, until
 
-from models.vosk.prepared import PreparedModel
-
 DESK = {"width": 1280, "height": 900}
 TELEPHONE = {"width": 360, "height": 740}
 SIZES = pytest.mark.parametrize("size", [DESK, TELEPHONE], ids=["desk", "telephone"])
@@ -42,6 +40,12 @@ REASONS = {
         "此请求使 2 个工作进程结束，已失败：工作进程（进程 1）因 SIGSEGV 崩溃；"
         "工作进程（进程 2）内存不足时被 SIGKILL 杀死"
     ),
+    "HCLG.fst of the original cannot be read: Permission denied": (
+        "无法读取原模型的 HCLG.fst：没有权限"
+    ),
+    "https://a/{repository}: the catalogue has no repository of b": (
+        "https://a/{repository}：目录表里没有 b 的仓库"
+    ),
     "no 'punct-zh-en' is in /m; `modelserver models pull punct-zh-en` would fetch it": (
         "/m 里没有 'punct-zh-en'，可用 `modelserver models pull punct-zh-en` 下载"
     ),
@@ -56,10 +60,9 @@ def admin_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel, admin_port: int
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str], admin_port: int
 ) -> Iterator[RunningServer]:
-    assert prepared_embedded
-    with pages_server(tmp_path_factory.mktemp("pages"), admin_port) as running:
+    with pages_server(tmp_path_factory.mktemp("pages"), admin_port, small_settings) as running:
         yield running
 
 

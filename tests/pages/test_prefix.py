@@ -12,8 +12,6 @@ from front import DEPLOY, running_nginx
 from playwright.sync_api import Browser, Response, expect
 from running import RunningServer, free_port
 
-from models.vosk.prepared import PreparedModel
-
 KOREAN = re.compile("[가-힣]")
 INGRESS = "/api/hassio_ingress/rAnDoM-t0ken_/"
 """Path below which Home Assistant shows an add-on."""
@@ -53,10 +51,9 @@ def admin_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel, admin_port: int
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str], admin_port: int
 ) -> Iterator[RunningServer]:
-    assert prepared_embedded
-    with pages_server(tmp_path_factory.mktemp("server"), admin_port) as running:
+    with pages_server(tmp_path_factory.mktemp("server"), admin_port, small_settings) as running:
         yield running
 
 

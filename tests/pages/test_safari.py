@@ -14,7 +14,6 @@ from playwright.sync_api import Page, expect
 from running import RunningServer, start_server, until
 
 import modelserver.web
-from models.vosk.prepared import PreparedModel
 from modelserver.web import ADMIN_PAGES, PAGES
 
 ALLOWED = "--use-fake-ui-for-media-stream"
@@ -54,11 +53,10 @@ SAFARI_15_4 = """
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
 ) -> Iterator[RunningServer]:
-    assert prepared_embedded
     with language_model() as talker:
-        given = {"MODELSERVER_ASSISTANT_URL": talker.url}
+        given = {**small_settings, "MODELSERVER_ASSISTANT_URL": talker.url}
         with start_server(tmp_path_factory.mktemp("safari"), **given) as running:
             running.wait_whole()
             yield running

@@ -13,7 +13,6 @@ from language_model import LanguageModel, language_model
 from playwright.sync_api import Browser, expect
 from running import RunningServer, free_port, start_server, until
 
-from models.vosk.prepared import PreparedModel
 from modelserver.access.keyring import add_key
 from modelserver.web import PAGES
 
@@ -37,9 +36,10 @@ def _well(talker: LanguageModel, listening: Browser) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def settings(prepared_embedded: PreparedModel, talker: LanguageModel) -> dict[str, str]:
-    assert prepared_embedded
+def settings(small_settings: dict[str, str], talker: LanguageModel) -> dict[str, str]:
     return {
+        **small_settings,
+        "MODELSERVER_LANGUAGE": "ko",
         "MODELSERVER_ASSISTANT_URL": talker.url,
         "MODELSERVER_ASSISTANT_TIMEOUT_S": "2",
         "MODELSERVER_ASSISTANT_PER_MINUTE": "0",
@@ -291,7 +291,7 @@ def test_errors_are_in_the_language_of_the_page(
 
 def test_a_page_without_a_microphone_says_why(server: RunningServer, driver: Browsers) -> None:
     rule = "--host-resolver-rules=MAP speech.test 127.0.0.1"
-    with driver.launch(b"", rule, "--deny-permission-prompts") as launched:
+    with driver.launch(b"", rule, "--use-fake-ui-for-media-stream=deny") as launched:
         refused = opened(launched, server).page
         refused.get_by_role("button", name="Speak").click()
         expect(refused.locator("#notice")).to_contain_text("does not allow the microphone")
@@ -425,7 +425,13 @@ def test_it_is_light_and_quick_and_lets_nothing_else_in(
     server: RunningServer, listening: Browser
 ) -> None:
     paths = [path for path in ("/", *PAGES) if not path.startswith("/docs")]
-    sent = [server.ask(path, Accept_Encoding="gzip") for path in paths]
+    loaded = opened(listening, server).page.evaluate(
+        "performance.getEntriesByType('resource').map((entry) => new URL(entry.name).pathname)"
+    )
+    assert "/voice/voice.js" in loaded
+    assert not any("chinese" in path for path in loaded)
+    pieces = [path for path in paths if path == "/" or path in loaded]
+    sent = [server.ask(path, Accept_Encoding="gzip") for path in pieces]
     assert sum(len(answer.body) for answer in sent) < 150_000
     answers = [server.ask(path) for path in paths]
     assert all(answer.status == 200 for answer in answers)

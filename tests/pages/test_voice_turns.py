@@ -11,8 +11,6 @@ from language_model import LanguageModel, language_model
 from playwright.sync_api import Browser, expect
 from running import RunningServer, start_server, until
 
-from models.vosk.prepared import PreparedModel
-
 ALLOWED = "--use-fake-ui-for-media-stream"
 KOREAN = re.compile("[가-힣]")
 
@@ -41,12 +39,12 @@ def _nothing_asked(talker: LanguageModel) -> None:
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory,
-    prepared_embedded: PreparedModel,
-    talker: LanguageModel,
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str], talker: LanguageModel
 ) -> Iterator[RunningServer]:
-    assert prepared_embedded
-    given = {"MODELSERVER_ASSISTANT_URL": talker.url, "MODELSERVER_ASSISTANT_PER_MINUTE": "0"}
+    given = small_settings | {
+        "MODELSERVER_ASSISTANT_URL": talker.url,
+        "MODELSERVER_ASSISTANT_PER_MINUTE": "0",
+    }
     with start_server(tmp_path_factory.mktemp("turns"), **given) as running:
         running.wait_whole()
         yield running

@@ -26,11 +26,12 @@ KO, ZH = "vosk-model-small-ko-0.1", "vosk-model-small-cn-0.22"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, embedded: models.ModelLocation) -> Path:
-    """Directory of two models that recognise different words."""
+    """Directory of two models that recognise different words, and need memory for many more."""
     home = tmp_path_factory.mktemp("home")
     words = SMALL_WORDS.split()
-    make_small_model(embedded.directory, home / KO, words)
-    make_small_model(embedded.directory, home / ZH, words[: len(words) // 2], skew=9)
+    half = words[: len(words) // 2]
+    make_small_model(embedded.directory, home / KO, words, table_of_all=True)
+    make_small_model(embedded.directory, home / ZH, half, skew=9, table_of_all=True)
     return home
 
 
@@ -319,7 +320,7 @@ def test_a_model_that_fails_to_load_leaves_the_old_one_serving(
 ) -> None:
     broken = home / "broken"
     if not broken.exists():
-        make_small_model(home / KO, broken, SMALL_WORDS.split())
+        make_small_model(home / KO, broken, SMALL_WORDS.split(), table_of_all=True)
         (broken / "am" / "final.mdl").unlink()
         (broken / "am" / "final.mdl").write_bytes(b"no model")
     server = single.server.fork_server()
@@ -408,7 +409,7 @@ def test_where_both_do_not_fit_and_the_new_one_fails_the_old_one_comes_back(
     tmp_path: Path, home: Path, wav_clips: list[bytes]
 ) -> None:
     broken = tmp_path / "vosk-model-broken"
-    make_small_model(home / KO, broken, SMALL_WORDS.split())
+    make_small_model(home / KO, broken, SMALL_WORDS.split(), table_of_all=True)
     (broken / "am" / "final.mdl").unlink()
     (broken / "am" / "final.mdl").write_bytes(bytes(14_000_000))
     with changing(tmp_path, home, only(KO), 'memory.limit = "700MB"\n') as server:
@@ -426,7 +427,7 @@ def test_where_a_prediction_was_wrong_the_next_model_is_served(
 ) -> None:
     """A language model of states without arcs takes several times the memory of ordinary ones."""
     wrong = tmp_path / "vosk-model-wrong"
-    make_small_model(home / KO, wrong, SMALL_WORDS.split())
+    make_small_model(home / KO, wrong, SMALL_WORDS.split(), table_of_all=True)
     add_rescoring(wrong, states=6_000_000, arcs_each=0, lm_ints=1_000_000)
     common = 'memory.limit = "750MB"\nengines.vosk.rescoring = "on"\n'
     with changing(tmp_path, home, f'model = ["{wrong}", "{ZH}"]', common) as server:

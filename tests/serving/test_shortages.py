@@ -56,7 +56,7 @@ def test_too_few_processes_is_said_and_over_when_there_are_more(
     settings: dict[str, str], tmp_path: Path, wav_clips: list[bytes]
 ) -> None:
     with few_processes(9, tmp_path, **settings) as (limit, server):
-        until(lambda: "processes and threads may be started" in reason(server))
+        until(lambda: "of the processes and threads are left" in reason(server))
         assert "pids.max" in reason(server)
         until(lambda: failures(server) >= 3)
         limit.write_text("100")

@@ -31,8 +31,8 @@ class Browsers:
     def launch(self, heard: bytes = b"", *flags: str) -> Iterator[Browser]:
         """Launch a browser. Its microphone plays these samples (16 kHz) once, when it is opened,
         and then silence."""
-        found = shutil.which("chromium")
-        assert found, "chromium is not installed (scripts/system-packages test)"
+        found = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+        assert found, "chromium-headless-shell is not installed (scripts/system-packages test)"
         self._launched += 1
         file = self._directory / f"microphone-{self._launched}.wav"
         file.write_bytes(wav_file(heard + bytes(32_000 * 30)))
@@ -50,10 +50,12 @@ ADMIN_TOKEN = "an-admin-token"
 
 
 @contextlib.contextmanager
-def pages_server(directory: Path, admin_port: int) -> Iterator[RunningServer]:
+def pages_server(
+    directory: Path, admin_port: int, settings: dict[str, str]
+) -> Iterator[RunningServer]:
     """Start a server with a language model, whose admin pages listen on `admin_port`."""
     with language_model() as talker:
-        given = {
+        given = settings | {
             "MODELSERVER_ASSISTANT_URL": talker.url,
             "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
             "admin_token": ADMIN_TOKEN,
