@@ -31,6 +31,7 @@ def find_model(wanted: str, models_directory: Path, language: str | None = None)
     """
     with _path_errors(wanted):
         location = _locate(wanted, models_directory)
+        location.directory.is_dir()  # raises for a name that is too long
     try:
         str(location.directory).encode()
     except UnicodeEncodeError:
@@ -40,8 +41,7 @@ def find_model(wanted: str, models_directory: Path, language: str | None = None)
             f"{shown}: the path of a model has to be UTF-8: rename the directory, or start the "
             "server with a UTF-8 locale (LANG=C.UTF-8)",
         ) from None
-    with _path_errors(wanted):
-        engine_of(location.directory)  # raises where it is not a model
+    engine_of(location.directory)  # raises where it is not a model
     if language is not None:
         return ModelLocation(location.name, location.directory, language)
     return location
@@ -77,7 +77,9 @@ def find_punctuation(wanted: str, models_directory: Path, language: str) -> Punc
     if wanted == AUTO:
         return _best_punctuation(models_directory, language)
     with _path_errors(wanted):
-        model = punctuation_model(_punctuation_directory(wanted, models_directory))
+        directory = _punctuation_directory(wanted, models_directory)
+        directory.is_dir()  # raises for a name that is too long
+    model = punctuation_model(directory)
     return model if model.knows(language) else None
 
 
