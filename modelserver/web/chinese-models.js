@@ -1,6 +1,7 @@
 // Chinese texts of the sentences in `models/`: why a model is not usable, cannot be downloaded or prepared.
 // As in chinese.js; the object is JSON.
 export const MODELS = {
+  "{} cannot be used as a path: {}": "{1} 不能用作路径：{2}",
   "{}: the path of a model has to be UTF-8: rename the directory, or start the server with a UTF-8 locale (LANG=C.UTF-8)":
     "{1}：模型的路径必须是 UTF-8：请重命名目录，或用 UTF-8 区域设置（LANG=C.UTF-8）启动服务器",
   "{} is not unpacked: {}": "没有解压 {1}：{2}",

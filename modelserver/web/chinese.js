@@ -296,7 +296,7 @@ export const CHINESE = {
   "the setting debug.memory_reserve": "设置 debug.memory_reserve",
   "auto: 1/{} of the limit, from {} to {}": "自动：上限的 1/{1}，{2} 到 {3}",
   "the setting workers.budget": "设置 workers.budget",
-  "auto: at most; a share of what is left beside the model, known when that is loaded": "自动：上限；加载模型后按剩余内存分配",
+  "auto: at most this; its share of the memory left beside the model is known once that is loaded": "自动：不超过此值；加载模型后按剩余内存分配",
   "auto: {} of the {} left beside the model, shared by {}, from {} to {}": "自动：模型之外剩余 {2} 的 {1}，由 {3} 个分享，{4} 到 {5}",
   "{} times workers.budget": "workers.budget 的 {1} 倍",
   "debug.max_rss is {}, and a worker starts with {}": "debug.max_rss 为 {1}，而工作进程启动时已有 {2}",

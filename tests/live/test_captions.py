@@ -22,6 +22,8 @@ from running import RunningServer, start_server, until
 from stopwatch import within
 from wavs import wav_file
 
+from models.vosk.prepared import PreparedModel
+
 RAW = "encoding=s16le&rate=16000"
 PIECE = 6400
 EVENTS = {"Accept": "text/event-stream"}
@@ -29,9 +31,10 @@ EVENTS = {"Accept": "text/event-stream"}
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
 ) -> Iterator[RunningServer]:
-    given = {**small_settings, "MODELSERVER_LANGUAGE": "ko", "MODELSERVER_STREAMS_SHARE": "1"}
+    assert prepared_embedded
+    given = {"MODELSERVER_STREAMS_SHARE": "1"}
     with start_server(tmp_path_factory.mktemp("captions"), **given) as running:
         running.wait_whole()
         yield running
