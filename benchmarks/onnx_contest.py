@@ -42,10 +42,8 @@ def whisper(asked: Asked) -> Finding:
     finding = _compare(asked, whisper_base(), faster_whisper_threads, faster_whisper_processes)
     finding.notes += [
         "Of a file of 60 s, sherpa-onnx's server transcribes only the first 30 s.",
-        (
-            "Whisper repeats itself in synthetic speech; the longer its text, the longer it takes. "
-            "The texts of two servers differ, as they cut the audio at different moments."
-        ),
+        "Whisper repeats itself in synthetic speech; the longer its text, the longer it takes.",
+        "The texts of two servers differ, as they cut the audio at different moments.",
     ]
     return finding
 
